@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Backends: where a forwarded flow goes.
+
+use crate::addr::Addr16;
+
+/// Id 0 is reserved: "no backend". Reaching it is a counted drop.
+pub const NO_BACKEND: u32 = 0;
+
+/// Rewrite the destination only; replies come back through this node.
+pub const FORWARD_DNAT: u32 = 1;
+/// Rewrite source and destination; any backend can answer.
+pub const FORWARD_SNAT: u32 = 2;
+
+/// One endpoint of one or more services, indexed by backend id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Address of the endpoint.
+    pub addr: Addr16,
+    /// Source address for [`FORWARD_SNAT`]: this node's address towards it.
+    pub snat_addr: Addr16,
+    /// Port of the endpoint, network order.
+    pub port_be: u16,
+    /// Always zero.
+    pub _pad: u16,
+    /// `FORWARD_*`; 0 marks an unused entry.
+    pub forwarding: u32,
+}
+
+const _: () = assert!(size_of::<Backend>() == 40);

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Per-CPU counters.
+
+/// Packets and bytes; a value of the drop and verdict maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the Ethernet header on.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<Count>() == 16);
+
+/// Statistics of a service or a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Flows created.
+    pub flows: u64,
+    /// New flows refused (no backend, no slot, no port).
+    pub refused: u64,
+    /// Packets towards backends.
+    pub packets_in: u64,
+    /// IP bytes towards backends.
+    pub bytes_in: u64,
+    /// Packets towards clients.
+    pub packets_out: u64,
+    /// IP bytes towards clients.
+    pub bytes_out: u64,
+}
+
+const _: () = assert!(size_of::<Stats>() == 48);
+
+/// Indices of the verdict counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerdictCounter {
+    /// Not ours: left to the kernel's stack.
+    Passed = 0,
+    /// Rewritten and sent on.
+    Forwarded = 1,
+    /// Dropped; the reason is counted in the drop map.
+    Dropped = 2,
+    /// Rewritten, but the next hop's MAC was unknown: the stack sends it.
+    NeighbourMiss = 3,
+    /// A packet for a forwarded service without a flow (not a SYN): left to the
+    /// stack, which answers with a reset.
+    NoFlow = 4,
+    /// Steered to a socket of the agent.
+    Steered = 5,
+}
+
+/// Entries of the verdict counter map.
+pub const VERDICT_COUNTERS: u32 = 6;
+
+impl VerdictCounter {
+    /// All counters with the label metrics use.
+    pub const ALL: [(Self, &'static str); VERDICT_COUNTERS as usize] = [
+        (Self::Passed, "passed"),
+        (Self::Forwarded, "forwarded"),
+        (Self::Dropped, "dropped"),
+        (Self::NeighbourMiss, "neighbour_miss"),
+        (Self::NoFlow, "no_flow"),
+        (Self::Steered, "steered"),
+    ];
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Why a packet was dropped.
+
+/// Numbered, append-only: the number is an index of a pinned map. A reason that
+/// is retired keeps its number.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Headers of a packet to a forwarded address contradict its length.
+    Malformed = 0,
+    /// A fragment of a forwarded service (not tracked yet).
+    Fragment = 1,
+    /// The service has no endpoint that takes flows.
+    NoBackend = 2,
+    /// No free slot in the flow table.
+    FlowTableFull = 3,
+    /// No free source port towards this backend.
+    SnatPortsExhausted = 4,
+    /// The FIB has no route to the next hop.
+    NoRoute = 5,
+    /// Time to live ran out here.
+    TtlExceeded = 6,
+    /// A checksum or store helper refused.
+    HelperFailed = 7,
+    /// A steered port without a live socket of the agent.
+    NoSocket = 8,
+    /// A map held something the program cannot use (bad id or size).
+    BadMapEntry = 9,
+}
+
+/// Entries of the drop counter map: room to append without a new layout.
+pub const DROP_REASON_SLOTS: u32 = 64;
+
+impl DropReason {
+    /// Every reason in use.
+    pub const ALL: [Self; 10] = [
+        Self::Malformed,
+        Self::Fragment,
+        Self::NoBackend,
+        Self::FlowTableFull,
+        Self::SnatPortsExhausted,
+        Self::NoRoute,
+        Self::TtlExceeded,
+        Self::HelperFailed,
+        Self::NoSocket,
+        Self::BadMapEntry,
+    ];
+
+    /// The label metrics and `sluice status` use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Fragment => "fragment",
+            Self::NoBackend => "no_backend",
+            Self::FlowTableFull => "flow_table_full",
+            Self::SnatPortsExhausted => "snat_ports_exhausted",
+            Self::NoRoute => "no_route",
+            Self::TtlExceeded => "ttl_exceeded",
+            Self::HelperFailed => "helper_failed",
+            Self::NoSocket => "no_socket",
+            Self::BadMapEntry => "bad_map_entry",
+        }
+    }
+}

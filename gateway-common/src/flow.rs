@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The flow table: two keys per connection, one slot of state.
+//!
+//! A key maps to a [`FlowRef`] (slot, direction, generation); everything that
+//! changes lives in the slot, in one array that the agent maps into memory.
+//! A slot's generation is raised each time it is taken, so that a reference
+//! left over from an earlier flow is recognised and ignored.
+
+use crate::addr::Addr16;
+
+/// A packet's transport tuple as received, before any rewrite.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Addr16,
+    /// Destination address.
+    pub dst: Addr16,
+    /// Source port, network order.
+    pub src_port_be: u16,
+    /// Destination port, network order.
+    pub dst_port_be: u16,
+    /// IP protocol number (6 = TCP).
+    pub proto: u8,
+    /// Always zero: the key is compared as bytes.
+    pub _pad: [u8; 3],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+/// What a key maps to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRef {
+    /// Index into the slot array.
+    pub slot: u32,
+    /// Equal to the slot's generation while the reference is valid.
+    pub generation: u32,
+    /// Which of the slot's [`FlowDirection`]s this key selects:
+    /// [`DIR_TO_BACKEND`] or [`DIR_TO_CLIENT`].
+    pub direction: u32,
+}
+
+const _: () = assert!(size_of::<FlowRef>() == 12);
+
+/// Packets from the client, towards the backend.
+pub const DIR_TO_BACKEND: u32 = 0;
+/// Packets from the backend, towards the client.
+pub const DIR_TO_CLIENT: u32 = 1;
+
+/// No flow owns the slot; it may be in the free queue.
+pub const SLOT_FREE: u32 = 0;
+/// A program took the slot and fills it.
+pub const SLOT_CLAIMED: u32 = 1;
+/// Packets are rewritten and forwarded.
+pub const SLOT_ACTIVE: u32 = 2;
+/// Both directions have ended or a reset was seen; still rewriting, until the
+/// sweeper removes it after the linger time.
+pub const SLOT_CLOSING: u32 = 3;
+/// No longer rewriting: the keys are being removed.
+pub const SLOT_DEAD: u32 = 4;
+
+/// Destination rewritten, client address kept.
+pub const KIND_DNAT: u32 = 1;
+/// Both addresses rewritten; the source port is from the reserved range.
+pub const KIND_SNAT: u32 = 2;
+
+/// State of one flow. Written by the kernel programs; the agent maps the array
+/// and only writes to slots in [`SLOT_CLOSING`], [`SLOT_DEAD`] or [`SLOT_FREE`]
+/// (and, later, to those it is handing off).
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSlot {
+    /// `SLOT_*`; read and written atomically.
+    pub state: u32,
+    /// Raised by one each time the slot is claimed.
+    pub generation: u32,
+    /// `KIND_*`.
+    pub kind: u32,
+    /// [`crate::tcp_state`] of the connection.
+    pub tcp_state: u32,
+    /// Index of the service in the statistics maps.
+    pub service_id: u32,
+    /// Index of the backend in the backend array.
+    pub backend_id: u32,
+    /// Snapshot generation that created the flow.
+    pub config_generation: u32,
+    /// Idle timeout while established, seconds; 0 takes the default.
+    pub established_timeout_s: u32,
+    /// `bpf_ktime_get_ns` (monotonic) at creation.
+    pub created_ns: u64,
+    /// Reserved for handoff (hold deadline, deltas' owner).
+    pub _reserved: [u64; 3],
+    /// Per direction; index with `DIR_*`.
+    pub dir: [FlowDirection; 2],
+}
+
+const _: () = assert!(size_of::<FlowSlot>() == 320 && align_of::<FlowSlot>() == 64);
+
+/// One direction of a flow: how its packets are rewritten, and what was seen.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct FlowDirection {
+    /// The key under which this direction is found, for removal.
+    pub key: FlowKey,
+    /// New source address.
+    pub new_src: Addr16,
+    /// New destination address.
+    pub new_dst: Addr16,
+    /// New source port, network order.
+    pub new_src_port_be: u16,
+    /// New destination port, network order.
+    pub new_dst_port_be: u16,
+    /// TCP flags seen so far, or-ed (see [`crate::tcp_state`]).
+    pub tcp_flags_seen: u32,
+    /// Packets rewritten (GSO super-packets count once).
+    pub packets: u64,
+    /// Bytes of IP packets rewritten.
+    pub bytes: u64,
+    /// Monotonic time of the last packet, nanoseconds (coarse clock).
+    pub last_seen_ns: u64,
+    /// Reserved for handoff (sequence, acknowledgement and timestamp deltas).
+    pub _reserved: [u32; 6],
+}
+
+const _: () = assert!(size_of::<FlowDirection>() == 128);
+const _: () = assert!(core::mem::offset_of!(FlowSlot, dir) == 64);

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Default capacities of the maps and what they cost.
+//!
+//! | map | entries | bytes an entry | kernel memory |
+//! |---|---|---|---|
+//! | FLOW_SLOTS | 131,072 | 320 | 40 MiB |
+//! | FLOWS | 262,144 | 40 + 12 + 48 of the hash | 26 MiB |
+//! | RINGS | 65,536 chunks | 64 | 4 MiB |
+//! | SERVICES, STEER | 16,384 | about 100 | 2 x 1.6 MiB |
+//! | BACKENDS | 65,536 | 40 | 2.5 MiB |
+//!
+//! The agent sets the sizes at load time from the bootstrap; the flow table is
+//! allocated in full then, so that memory pressure never refuses a flow.
+
+/// Flows that can be tracked at once.
+pub const MAX_FLOWS: u32 = 131_072;
+/// Forwarded (address, port) pairs.
+pub const MAX_SERVICES: u32 = 16_384;
+/// Steered (address, port) pairs.
+pub const MAX_STEERED: u32 = 16_384;
+/// Backends, id 0 included.
+pub const MAX_BACKENDS: u32 = 65_536;
+/// Chunks of all rings together.
+pub const MAX_RING_CHUNKS: u32 = 65_536;
+/// Listening sockets of the agent (threads, times two during an upgrade).
+pub const MAX_SOCKETS: u32 = 512;
+/// Source ports tried for one new SNAT flow before it is refused.
+pub const SNAT_PORT_TRIES: u32 = 16;
+/// First port of the default SNAT range: above Linux' ephemeral ports.
+pub const SNAT_PORT_MIN: u32 = 61_000;
+/// Last port of the default SNAT range.
+pub const SNAT_PORT_MAX: u32 = 65_535;

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Names of programs, maps and pins.
+//!
+//! At most 15 bytes each: the kernel cuts longer ones.
+
+/// Layout of everything pinned; part of the pin path. Raise it whenever a type
+/// or a map in this contract changes.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Forwarding at XDP.
+pub const PROG_XDP: &str = "xdp_ingress";
+/// Forwarding at tc (tcx).
+pub const PROG_TC: &str = "tc_ingress";
+/// Steering at socket look-up.
+pub const PROG_SK_LOOKUP: &str = "sk_lookup";
+
+/// Hash: [`crate::flow::FlowKey`] to [`crate::flow::FlowRef`].
+pub const MAP_FLOWS: &str = "FLOWS";
+/// Array, memory-mapped: [`crate::flow::FlowSlot`].
+pub const MAP_FLOW_SLOTS: &str = "FLOW_SLOTS";
+/// Queue of free slot indices, filled by the agent.
+pub const MAP_FREE_SLOTS: &str = "FREE_SLOTS";
+/// Hash: [`crate::service::ServiceKey`] to [`crate::service::ServiceValue`].
+pub const MAP_SERVICES: &str = "SERVICES";
+/// Array, memory-mapped: [`crate::service::RingChunk`].
+pub const MAP_RINGS: &str = "RINGS";
+/// Array: [`crate::backend::Backend`].
+pub const MAP_BACKENDS: &str = "BACKENDS";
+/// Per-CPU array: [`crate::counters::Stats`] by service id.
+pub const MAP_SERVICE_STATS: &str = "SERVICE_STATS";
+/// Per-CPU array: [`crate::counters::Stats`] by backend id.
+pub const MAP_BACKEND_STATS: &str = "BACKEND_STATS";
+/// Per-CPU array: [`crate::counters::Count`] by drop reason.
+pub const MAP_DROPS: &str = "DROPS";
+/// Per-CPU array: [`crate::counters::Count`] by verdict.
+pub const MAP_VERDICTS: &str = "VERDICTS";
+/// Array of one: [`crate::settings::Settings`].
+pub const MAP_SETTINGS: &str = "SETTINGS";
+/// Hash: [`crate::steer::SteerKey`] to [`crate::steer::SteerValue`].
+pub const MAP_STEER: &str = "STEER";
+/// Socket map: the agent's listening sockets.
+pub const MAP_SOCKETS: &str = "SOCKETS";

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `aya::Pod` for the shared types.
+//!
+//! SAFETY of every impl here: the type is `#[repr(C)]`, made of integers and
+//! arrays of integers only, and its fields fill its whole size (asserted where
+//! it is defined), so any bytes are a value and every value is its bytes.
+
+use aya::Pod;
+
+use crate::{
+    addr::Addr16,
+    backend::Backend,
+    counters::{Count, Stats},
+    flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
+    service::{RingChunk, ServiceKey, ServiceValue},
+    settings::Settings,
+    steer::{SteerKey, SteerValue},
+};
+
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Addr16 {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Backend {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Count {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Stats {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for FlowKey {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for FlowRef {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for FlowDirection {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for FlowSlot {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for ServiceKey {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for ServiceValue {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for RingChunk {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Settings {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for SteerKey {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for SteerValue {}

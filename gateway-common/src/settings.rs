@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Values the agent sets and every program reads.
+
+/// The one entry of the settings map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Seed of the flow hash; the same on every node that shares a VIP.
+    pub hash_seed: u32,
+    /// Slots in use by the agent's free list: the size of the slot array.
+    pub flow_slots: u32,
+    /// First port of the SNAT range, host order.
+    pub snat_port_min: u32,
+    /// Last port of the SNAT range, host order, inclusive.
+    pub snat_port_max: u32,
+    /// Snapshot generation in force.
+    pub config_generation: u32,
+    /// Always zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<Settings>() == 24);

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Steering: which local destinations the agent's sockets answer.
+
+use crate::addr::Addr16;
+
+/// A steered (address, port, protocol). The program looks up the exact address
+/// first, then [`Addr16::ANY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SteerKey {
+    /// Local address, or [`Addr16::ANY`].
+    pub addr: Addr16,
+    /// Local port, network order.
+    pub port_be: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub _pad: u8,
+}
+
+const _: () = assert!(size_of::<SteerKey>() == 20);
+
+/// The sockets that answer. Every steered listener of an agent shares its
+/// per-thread sockets, so a listener costs one entry and no descriptor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SteerValue {
+    /// First index into the socket map.
+    pub socket_base: u32,
+    /// Sockets to spread over, by a hash of the remote address and port; 0, or
+    /// an index without a socket, fails closed (the packet is dropped).
+    pub socket_count: u32,
+}
+
+const _: () = assert!(size_of::<SteerValue>() == 8);

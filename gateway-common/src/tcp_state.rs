@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How far a tracked TCP connection has come, as seen in the middle.
+//!
+//! Timeouts follow RFC 5382: an established connection is kept at least
+//! 2 hours 4 minutes idle (REQ-5), a half-open or closing one 4 minutes.
+
+/// FIN of the TCP header's flag byte.
+pub const FLAG_FIN: u32 = 0x01;
+/// SYN.
+pub const FLAG_SYN: u32 = 0x02;
+/// RST.
+pub const FLAG_RST: u32 = 0x04;
+/// ACK.
+pub const FLAG_ACK: u32 = 0x10;
+
+/// A SYN went to the backend.
+pub const TCP_SYN_SENT: u32 = 0;
+/// The backend answered with SYN and ACK.
+pub const TCP_SYN_RECEIVED: u32 = 1;
+/// The client acknowledged.
+pub const TCP_ESTABLISHED: u32 = 2;
+/// One side sent FIN.
+pub const TCP_FIN_WAIT: u32 = 3;
+/// Both sides sent FIN.
+pub const TCP_CLOSING: u32 = 4;
+/// A side sent RST.
+pub const TCP_RESET: u32 = 5;
+
+/// The state after a packet with `flags` in direction `direction`
+/// ([`crate::flow::DIR_TO_BACKEND`] or [`crate::flow::DIR_TO_CLIENT`]);
+/// `other_flags` are those seen so far in the other direction.
+#[inline(always)]
+pub fn next(state: u32, flags: u32, direction: u32, other_flags: u32) -> u32 {
+    if flags & FLAG_RST != 0 {
+        return TCP_RESET;
+    }
+    if flags & FLAG_FIN != 0 {
+        return if other_flags & FLAG_FIN != 0 {
+            TCP_CLOSING
+        } else {
+            TCP_FIN_WAIT
+        };
+    }
+    match state {
+        TCP_SYN_SENT if direction == 1 && flags & FLAG_SYN != 0 && flags & FLAG_ACK != 0 => {
+            TCP_SYN_RECEIVED
+        }
+        TCP_SYN_RECEIVED if direction == 0 && flags & FLAG_SYN == 0 && flags & FLAG_ACK != 0 => {
+            TCP_ESTABLISHED
+        }
+        _ => state,
+    }
+}
+
+/// Seconds a flow may be idle in `state`; `established_s` of the service, or 0
+/// for the default.
+pub const fn timeout_s(state: u32, established_s: u32) -> u32 {
+    match state {
+        TCP_SYN_SENT | TCP_SYN_RECEIVED => 240,
+        // A half-closed connection may go on for long in its open direction.
+        TCP_ESTABLISHED | TCP_FIN_WAIT => {
+            if established_s == 0 {
+                ESTABLISHED_TIMEOUT_S
+            } else {
+                established_s
+            }
+        }
+        // As long as a TIME_WAIT of the endpoints (2 MSL, RFC 9293 3.4.2).
+        TCP_CLOSING => 60,
+        _ => 10,
+    }
+}
+
+/// Default idle timeout of established flows: 2 h 4 min (RFC 5382 REQ-5).
+pub const ESTABLISHED_TIMEOUT_S: u32 = 7_440;

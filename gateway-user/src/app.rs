@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The composition root: the only file that makes channels and long-lived tasks.

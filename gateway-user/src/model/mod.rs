@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the gateway serves, after validation: listeners, routes, clusters and
+//! certificates. No word of Istio or the Gateway API below this line.
+//!
+//! Invariants: at most one [`Listener`] per (address, port); every
+//! [`ClusterId`] named by a route has an entry in [`Model::clusters`] (empty
+//! when its endpoints are unknown); rules stand in the order in which they are
+//! tried; hosts of a listener's chains are disjoint.
+
+use std::collections::BTreeMap;
+
+pub mod certificate;
+pub mod cluster;
+pub mod hostname;
+pub mod http_route;
+pub mod listener;
+pub mod tcp_route;
+
+pub use certificate::{Certificate, CertificateId};
+pub use cluster::{Cluster, ClusterId, Endpoint, EndpointAddress, LoadBalancing};
+pub use hostname::HostPattern;
+pub use http_route::{
+    DirectResponse, HeaderEdits, HeaderMatch, HttpAction, HttpDestination, HttpMatch, HttpRule,
+    PathRewrite, Redirect, StringMatch, VirtualHost,
+};
+pub use listener::{ListenAddress, Listener, ListenerKind, TlsAction, TlsChain, TlsSettings};
+pub use tcp_route::{ForwardingMode, HashPolicy, TcpDestination, TcpRoute};
+
+/// Everything the gateway serves.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// One entry per (address, port).
+    pub listeners: Vec<Listener>,
+    /// Every cluster a route names.
+    pub clusters: BTreeMap<ClusterId, Cluster>,
+    /// Every certificate a listener names.
+    pub certificates: BTreeMap<CertificateId, Certificate>,
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The model compiled for use: immutable, numbered, swapped as a whole.
+//!
+//! Connections look a snapshot up once and keep what they found; nothing in it
+//! changes after [`SnapshotHandle::publish`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::{
+    model::{
+        CertificateId, ClusterId, ForwardingMode, HashPolicy, HttpRule, ListenAddress,
+        LoadBalancing,
+    },
+    origin::Origin,
+};
+
+/// Everything the running agent reads.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Raised by one with every snapshot; 0 is the empty one before the first.
+    pub generation: u64,
+    /// What each (address, port) does.
+    pub listeners: BTreeMap<ListenKey, Arc<Listener>>,
+    /// The listeners whose mode is `forward`, as the kernel serves them.
+    pub services: BTreeMap<ListenKey, Arc<Service>>,
+    /// Every backend of every service, by its stable id.
+    pub backends: BTreeMap<u32, BackendTarget>,
+    /// Every cluster, for reports.
+    pub clusters: BTreeMap<ClusterId, Arc<Cluster>>,
+    /// Certificates in use, for reports.
+    pub certificates: Vec<CertificateSummary>,
+}
+
+/// An (address, port) the gateway owns. All of them are TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenKey {
+    /// Address.
+    pub address: ListenAddress,
+    /// Port, host order.
+    pub port: u16,
+}
+
+/// What is done with the connections of one (address, port).
+#[derive(Debug)]
+pub struct Listener {
+    /// The first server that asked for it.
+    pub origin: Origin,
+    /// What is done.
+    pub table: ListenerTable,
+}
+
+/// By what a connection is told apart.
+#[derive(Debug)]
+pub enum ListenerTable {
+    /// Nothing: every connection goes one way.
+    Forward(Arc<TcpAction>),
+    /// The server name of its ClientHello.
+    Tls(SniTable),
+    /// The host of each request.
+    PlainHttp(Arc<HttpTable>),
+}
+
+/// TLS chains by server name: exact, longest suffix, default.
+#[derive(Debug, Default)]
+pub struct SniTable {
+    /// Lower-case names.
+    pub exact: HashMap<String, Arc<TlsChain>>,
+    /// Suffixes with their leading dot.
+    pub suffixes: HashMap<String, Arc<TlsChain>>,
+    /// Any other name, and none.
+    pub default: Option<Arc<TlsChain>>,
+}
+
+/// What is done with the TLS connections of some names.
+#[derive(Debug)]
+pub struct TlsChain {
+    /// The server or rule.
+    pub origin: Origin,
+    /// What is done.
+    pub action: ChainAction,
+}
+
+/// What is done with a TLS connection.
+#[derive(Debug)]
+pub enum ChainAction {
+    /// Bytes untouched.
+    Passthrough(Arc<TcpAction>),
+    /// TLS ends here, bytes go on.
+    TerminateTcp(Arc<rustls::ServerConfig>, Arc<TcpAction>),
+    /// TLS ends here, HTTP is routed.
+    TerminateHttp(Arc<rustls::ServerConfig>, Arc<HttpTable>),
+}
+
+/// Where whole connections go.
+#[derive(Debug)]
+pub struct TcpAction {
+    /// The rule.
+    pub origin: Origin,
+    /// Chosen in proportion to weight; never empty.
+    pub destinations: Vec<(Arc<Cluster>, u32)>,
+    /// Closes a connection that moves no byte for so long.
+    pub idle_timeout: Option<Duration>,
+    /// Whether one client keeps to one endpoint.
+    pub hash_policy: HashPolicy,
+}
+
+/// Virtual hosts of one listener or chain.
+#[derive(Debug, Default)]
+pub struct HttpTable {
+    /// Lower-case hosts.
+    pub exact: HashMap<String, Arc<VirtualHost>>,
+    /// Suffixes with their leading dot.
+    pub suffixes: HashMap<String, Arc<VirtualHost>>,
+    /// Any other host.
+    pub any: Option<Arc<VirtualHost>>,
+    /// Clusters its rules name.
+    pub clusters: HashMap<ClusterId, Arc<Cluster>>,
+}
+
+/// The rules of one host.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// As configured, for output.
+    pub host: String,
+    /// Tried in order.
+    pub rules: Vec<Arc<HttpRule>>,
+    /// Answer 301 to https whatever the rules say.
+    pub https_redirect: bool,
+}
+
+/// A cluster with its addresses known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name.
+    pub id: ClusterId,
+    /// May be empty.
+    pub endpoints: Vec<Endpoint>,
+    /// How one is chosen.
+    pub load_balancing: LoadBalancing,
+    /// Limit of one connection attempt.
+    pub connect_timeout: Duration,
+}
+
+/// An address of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Where.
+    pub address: SocketAddr,
+    /// Share, at least 1.
+    pub weight: u32,
+}
+
+/// A forwarded listener as the kernel serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Index of its statistics; kept from one snapshot to the next.
+    pub id: u32,
+    /// What new flows hash.
+    pub hash_policy: HashPolicy,
+    /// How its packets are rewritten.
+    pub forwarding: ForwardingMode,
+    /// Idle timeout of established flows; the default when absent.
+    pub idle_timeout: Option<Duration>,
+    /// Backend ids by ring slot (Maglev); empty when there is no endpoint.
+    pub ring: Arc<[u32]>,
+}
+
+/// A backend of the kernel's table. A pair of address and forwarding mode has
+/// one id for as long as any snapshot names it; ids start at 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendTarget {
+    /// Where.
+    pub address: SocketAddr,
+    /// How packets to it are rewritten.
+    pub forwarding: ForwardingMode,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSummary {
+    /// Its name.
+    pub id: CertificateId,
+    /// End of validity, seconds since the Unix epoch.
+    pub not_after_s: i64,
+}
+
+impl Snapshot {
+    /// The listener for a connection accepted on `address`: its own first, then
+    /// the one for any address.
+    pub fn listener(&self, address: IpAddr, port: u16) -> Option<&Arc<Listener>> {
+        let address = address.to_canonical();
+        self.listeners
+            .get(&ListenKey {
+                address: ListenAddress::Ip(address),
+                port,
+            })
+            .or_else(|| {
+                self.listeners.get(&ListenKey {
+                    address: ListenAddress::Any,
+                    port,
+                })
+            })
+    }
+}
+
+impl std::fmt::Display for ListenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.address {
+            ListenAddress::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            address => write!(f, "{address}:{}", self.port),
+        }
+    }
+}
+
+/// The published snapshot: one writer, many readers.
+#[derive(Clone)]
+pub struct SnapshotHandle {
+    current: Arc<ArcSwap<Snapshot>>,
+    generation: Arc<watch::Sender<u64>>,
+}
+
+impl SnapshotHandle {
+    /// Starts with the empty snapshot, generation 0.
+    pub fn new() -> Self {
+        Self {
+            current: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+            generation: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// The snapshot in force; keep it for as long as a decision needs it.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Makes `snapshot` the one in force. Only `reconcile` calls this.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        let generation = snapshot.generation;
+        self.current.store(snapshot);
+        self.generation.send_replace(generation);
+    }
+
+    /// Wakes when another snapshot is in force.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+}
+
+impl Default for SnapshotHandle {
+    fn default() -> Self {
+        Self::new()
+    }
+}

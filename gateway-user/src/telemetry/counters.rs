@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Counters of one worker thread. Each thread has its own, so that counting
+//! never contends; `/metrics` adds them up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::telemetry::access::{CloseReason, Mode};
+
+/// Counters of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Connections accepted.
+    pub opened: Counter,
+    /// Connections ended, by mode then reason.
+    pub closed: [[Counter; CloseReason::ALL.len()]; MODES.len()],
+    /// Bytes from clients.
+    pub bytes_in: Counter,
+    /// Bytes to clients.
+    pub bytes_out: Counter,
+    /// Requests answered, by status class (1xx to 5xx at 0 to 4).
+    pub responses: [Counter; 5],
+    /// Requests the validator refused.
+    pub bad_requests: Counter,
+    /// Upstream connections opened for HTTP.
+    pub upstream_opened: Counter,
+    /// Requests served on a pooled upstream connection.
+    pub upstream_reused: Counter,
+}
+
+/// Modes in the order of [`WorkerCounters::closed`].
+pub const MODES: [Mode; 6] = [
+    Mode::Forward,
+    Mode::Passthrough,
+    Mode::TerminateTcp,
+    Mode::TerminateHttp,
+    Mode::PlainHttp,
+    Mode::Refused,
+];
+
+impl WorkerCounters {
+    /// Counts the end of a connection.
+    pub fn count_close(&self, mode: Mode, reason: CloseReason) {
+        self.closed[mode as usize][reason as usize].add(1);
+    }
+
+    /// Counts a response.
+    pub fn count_response(&self, status: u16) {
+        if let Some(class) = self
+            .responses
+            .get(usize::from(status / 100).wrapping_sub(1))
+        {
+            class.add(1);
+        }
+    }
+}
+
+/// A monotonic count.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
