@@ -169,6 +169,9 @@ pub struct Service {
     pub forwarding: ForwardingMode,
     /// Idle timeout of established flows; the default when absent.
     pub idle_timeout: Option<Duration>,
+    /// Its backends by ascending id, each with its share of new flows relative
+    /// to the others: what the ring was made from.
+    pub members: Arc<[(u32, u32)]>,
     /// Backend ids by ring slot (Maglev); empty when there is no endpoint.
     pub ring: Arc<[u32]>,
 }

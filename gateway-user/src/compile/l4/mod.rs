@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Forwarded listeners to services, backends and rings: pure.
+//!
+//! Ids are indices of kernel tables that outlive this process, so they are
+//! kept from the previous snapshot, and an id that the previous snapshot still
+//! names is never given to something else in the same step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use crate::{
+    compile::maglev::{self, Seed},
+    model::{ClusterId, ListenAddress, ListenerKind, Model, TcpRoute},
+    snapshot::{BackendTarget, Cluster, ListenKey, Service, Snapshot},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// The backends of a ring by their ids, with their shares.
+type Members = Arc<[(u32, u32)]>;
+
+/// The services of `model`, and every backend they name. `clusters` are those
+/// of the new snapshot, `previous` is the one in force.
+pub fn services(
+    model: &Model,
+    clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+    previous: &Snapshot,
+) -> (
+    BTreeMap<ListenKey, Arc<Service>>,
+    BTreeMap<u32, BackendTarget>,
+) {
+    let forwarded: BTreeMap<ListenKey, (&TcpRoute, BTreeMap<SocketAddr, u32>)> = model
+        .listeners
+        .iter()
+        .filter_map(|listener| match &listener.kind {
+            ListenerKind::Forward(route) => {
+                let key = ListenKey {
+                    address: listener.address,
+                    port: listener.port,
+                };
+                Some((key, (route, shares(route, clusters))))
+            }
+            ListenerKind::Tls(_) | ListenerKind::PlainHttp(_) => None,
+        })
+        .collect();
+
+    let backend_ids = backend_ids(&forwarded, previous);
+    let service_ids = service_ids(forwarded.keys(), previous);
+    let mut rings = Rings::of(previous);
+
+    let services = forwarded
+        .iter()
+        .map(|(key, (route, shares))| {
+            let target = |address: &SocketAddr| BackendTarget {
+                address: *address,
+                forwarding: route.forwarding,
+            };
+            let mut members: Vec<(u32, u32)> = shares
+                .iter()
+                .map(|(address, share)| (backend_ids[&target(address)], *share))
+                .collect();
+            members.sort_unstable();
+            let (members, ring) =
+                rings.ring(members, shares, |address| backend_ids[&target(address)]);
+            let service = Service {
+                id: service_ids[key],
+                hash_policy: route.hash_policy,
+                forwarding: route.forwarding,
+                idle_timeout: route.idle_timeout,
+                members,
+                ring,
+            };
+            let service = match previous.services.get(key) {
+                Some(old) if **old == service => Arc::clone(old),
+                _ => Arc::new(service),
+            };
+            (*key, service)
+        })
+        .collect();
+    let backends = backend_ids
+        .into_iter()
+        .map(|(target, id)| (id, target))
+        .collect();
+    (services, backends)
+}
+
+/// The endpoints of a route with their shares of its connections: the share of
+/// their destination times their share within its cluster, scaled so that the
+/// greatest is 2^31. An endpoint in two clusters gets the sum.
+fn shares(
+    route: &TcpRoute,
+    clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+) -> BTreeMap<SocketAddr, u32> {
+    let mut exact: BTreeMap<SocketAddr, u128> = BTreeMap::new();
+    for destination in &route.destinations {
+        let Some(cluster) = clusters.get(&destination.cluster) else {
+            continue;
+        };
+        let total: u128 = cluster.endpoints.iter().map(|e| u128::from(e.weight)).sum();
+        for endpoint in &cluster.endpoints {
+            let address = SocketAddr::new(
+                endpoint.address.ip().to_canonical(),
+                endpoint.address.port(),
+            );
+            // 64 fractional bits: two weights of 32 bits fit above them.
+            let share = ((u128::from(destination.weight) * u128::from(endpoint.weight)) << 64)
+                .checked_div(total)
+                .unwrap_or_default();
+            *exact.entry(address).or_default() += share;
+        }
+    }
+    let Some(greatest) = exact.values().copied().max().filter(|max| *max > 0) else {
+        return BTreeMap::new();
+    };
+    // Keeps the product below within 128 bits.
+    let shift = 128u32.saturating_sub(greatest.leading_zeros() + 96);
+    let greatest = greatest >> shift;
+    exact
+        .into_iter()
+        .map(|(address, share)| {
+            let scaled = (((share >> shift) << 31) / greatest) as u32;
+            (address, scaled.max(1))
+        })
+        .collect()
+}
+
+/// Ids of all targets: first those the previous snapshot has for the same
+/// target, then those it has for the same address in another forwarding mode
+/// (an adopted kernel table only knows the resolved mode), then the lowest
+/// that neither snapshot uses.
+fn backend_ids(
+    forwarded: &BTreeMap<ListenKey, (&TcpRoute, BTreeMap<SocketAddr, u32>)>,
+    previous: &Snapshot,
+) -> BTreeMap<BackendTarget, u32> {
+    let wanted: BTreeSet<BackendTarget> = forwarded
+        .values()
+        .flat_map(|(route, shares)| {
+            shares.keys().map(|address| BackendTarget {
+                address: *address,
+                forwarding: route.forwarding,
+            })
+        })
+        .collect();
+    let mut spare: HashMap<SocketAddr, Vec<u32>> = HashMap::new();
+    let mut ids = BTreeMap::new();
+    for (id, target) in previous.backends.iter().rev() {
+        if !wanted.contains(target) || ids.insert(*target, *id).is_some() {
+            spare.entry(target.address).or_default().push(*id);
+        }
+    }
+    let mut unused = (1..).filter(|id| !previous.backends.contains_key(id));
+    for target in wanted {
+        ids.entry(target).or_insert_with(|| {
+            spare
+                .get_mut(&target.address)
+                .and_then(Vec::pop)
+                .or_else(|| unused.next())
+                // 2^32 backends do not fit into memory.
+                .unwrap_or_default()
+        });
+    }
+    ids
+}
+
+/// Ids of all services, kept by listener. A listener for any address also
+/// takes the id of one for a single address with its port: an adopted kernel
+/// table only knows single addresses.
+fn service_ids<'a>(
+    keys: impl Iterator<Item = &'a ListenKey> + Clone,
+    previous: &Snapshot,
+) -> BTreeMap<ListenKey, u32> {
+    let mut ids: BTreeMap<ListenKey, u32> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for key in keys.clone() {
+        if let Some(service) = previous.services.get(key)
+            && taken.insert(service.id)
+        {
+            ids.insert(*key, service.id);
+        }
+    }
+    let used: BTreeSet<u32> = previous
+        .services
+        .values()
+        .map(|service| service.id)
+        .collect();
+    let mut unused = (0..).filter(|id| !used.contains(id));
+    for key in keys {
+        if ids.contains_key(key) {
+            continue;
+        }
+        let adopted = previous
+            .services
+            .iter()
+            .filter(|(old, _)| key.address == ListenAddress::Any && old.port == key.port)
+            .map(|(_, service)| service.id)
+            .find(|id| !taken.contains(id));
+        // 2^32 services do not fit into memory.
+        let id = adopted.or_else(|| unused.next()).unwrap_or_default();
+        taken.insert(id);
+        ids.insert(*key, id);
+    }
+    ids
+}
+
+/// Rings made so far: services with equal members share one, and one that the
+/// previous snapshot has is not computed again.
+struct Rings(HashMap<Members, Arc<[u32]>>);
+
+impl Rings {
+    fn of(previous: &Snapshot) -> Self {
+        let rings = previous.services.values();
+        Self(
+            rings
+                .filter(|service| {
+                    service.members.iter().all(|(id, _)| {
+                        // An id keeps its address for as long as it is named.
+                        previous.backends.contains_key(id)
+                    })
+                })
+                .map(|service| (Arc::clone(&service.members), Arc::clone(&service.ring)))
+                .collect(),
+        )
+    }
+
+    fn ring(
+        &mut self,
+        members: Vec<(u32, u32)>,
+        shares: &BTreeMap<SocketAddr, u32>,
+        id: impl Fn(&SocketAddr) -> u32,
+    ) -> (Members, Arc<[u32]>) {
+        if let Some((members, ring)) = self.0.get_key_value(members.as_slice()) {
+            return (Arc::clone(members), Arc::clone(ring));
+        }
+        let seeded: Vec<(u32, Seed, u32)> = shares
+            .iter()
+            .map(|(address, share)| (id(address), Seed::from(*address), *share))
+            .collect();
+        let size = maglev::ring_size(seeded.len());
+        let ring: Arc<[u32]> = maglev::ring(&seeded, size).into();
+        let members: Members = members.into();
+        self.0.insert(Arc::clone(&members), Arc::clone(&ring));
+        (members, ring)
+    }
+}
