@@ -108,7 +108,7 @@ impl fmt::Display for HostPattern {
 }
 
 /// RFC 1123 section 2.1, with the underscore that real zones use.
-fn is_dns_name(name: &str) -> bool {
+pub fn is_dns_name(name: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(|label| {
             (1..=63).contains(&label.len())
