@@ -1,2 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! HTTP: validate, route, forward, respond.
+//!
+//! Everything here belongs to one worker thread: no lock, no atomic reference
+//! count on the path of a request. [`router`] and the checks are pure.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    balance::Balancer,
+    drain::DrainWatcher,
+    snapshot::HttpTable,
+    telemetry::{
+        access::{CloseReason, Mode},
+        counters::WorkerCounters,
+    },
+};
+
+pub mod path;
+pub mod router;
+
+/// A client connection that speaks HTTP.
+pub struct Connection {
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// `PlainHttp`, or `TerminateHttp` when TLS ended here.
+    pub mode: Mode,
+    /// Server name of its ClientHello.
+    pub sni: Option<String>,
+    /// ALPN chose `h2`. HTTP/2 with prior knowledge is recognised without it
+    /// where there is no TLS.
+    pub http2: bool,
+    /// The table in force, asked once per request: a keep-alive connection
+    /// follows the configuration.
+    pub table: Rc<dyn Fn() -> Arc<HttpTable>>,
+}
+
+/// Bounds of what a client or an upstream may make us hold.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// From the first byte of a request head, or from accept, to its end.
+    pub head_timeout: Duration,
+    /// A connection between requests.
+    pub idle_timeout: Duration,
+    /// No byte of a request body arrives, or none of a response is taken.
+    pub stall_timeout: Duration,
+    /// Bytes of a request or response head.
+    pub max_head: usize,
+    /// Header fields of a head.
+    pub max_headers: usize,
+    /// An idle upstream connection.
+    pub upstream_idle_timeout: Duration,
+    /// Idle upstream connections per endpoint and thread.
+    pub upstream_max_idle: usize,
+    /// HTTP/2 streams a client may have open.
+    pub max_concurrent_streams: u32,
+    /// Bytes of a decoded HTTP/2 header list.
+    pub max_header_list: u32,
+    /// HTTP/2 streams a client may reset before we have looked at them.
+    pub max_pending_resets: usize,
+    /// Between HTTP/2 PINGs to a silent client.
+    pub ping_interval: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
+            max_head: 64 * 1024,
+            max_headers: 128,
+            upstream_idle_timeout: Duration::from_secs(60),
+            upstream_max_idle: 64,
+            max_concurrent_streams: 100,
+            max_header_list: 64 * 1024,
+            max_pending_resets: 20,
+            ping_interval: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the HTTP connections of one thread share.
+#[expect(dead_code, reason = "the forwarder lands next")]
+pub struct HttpWorker {
+    counters: Arc<WorkerCounters>,
+    balancer: Rc<Balancer>,
+    drain: DrainWatcher,
+    limits: HttpLimits,
+}
+
+impl HttpWorker {
+    /// One per thread. `counters.bytes_in` and `bytes_out` are left to the
+    /// owner of the socket.
+    pub fn new(
+        counters: Arc<WorkerCounters>,
+        balancer: Rc<Balancer>,
+        drain: DrainWatcher,
+        limits: HttpLimits,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            counters,
+            balancer,
+            drain,
+            limits,
+        })
+    }
+}
+
+/// Serves HTTP on `io` until the connection ends. Runs on a `LocalSet`.
+pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+    io: IO,
+    connection: Connection,
+    worker: &Rc<HttpWorker>,
+) -> CloseReason {
+    let _ = (io, connection, worker);
+    CloseReason::Internal
+}
