@@ -11,8 +11,9 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub const PROG_XDP: &str = "xdp_ingress";
 /// Forwarding at tc (tcx).
 pub const PROG_TC: &str = "tc_ingress";
-/// Steering at socket look-up.
-pub const PROG_SK_LOOKUP: &str = "sk_lookup";
+/// Steering at socket look-up. Not named after its section, `sk_lookup`: one
+/// object cannot hold both symbols.
+pub const PROG_SK_LOOKUP: &str = "sk_steer";
 
 /// Hash: [`crate::flow::FlowKey`] to [`crate::flow::FlowRef`].
 pub const MAP_FLOWS: &str = "FLOWS";

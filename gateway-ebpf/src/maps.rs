@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! Every map, pinned by its name.
+//!
+//! The names are those of `gateway_common::names`; the agent overrides the
+//! capacities when it loads the object. "agent" below is the process of the
+//! agent, "programs" are the kernel programs.
+//!
+//! | map | key → value | written by | read by | why this type |
+//! |---|---|---|---|---|
+//! | FLOWS | tuple → slot, direction, generation | programs insert, agent removes | programs | exact match; never evicts, a full table is a counted refusal; preallocated |
+//! | FLOW_SLOTS | slot → state of a flow | programs; agent when a flow ends | both | array in memory: a pointer stays valid, the agent maps it |
+//! | FREE_SLOTS | slot indices | both push, programs pop | programs | the kernel's own free list, no lock of ours |
+//! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
+//! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
+//! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
+//! | SERVICE_STATS, BACKEND_STATS | id → packets, bytes, flows | programs | agent | per CPU: no shared cache line on the hot path |
+//! | DROPS, VERDICTS | reason, verdict → packets, bytes | programs | agent | per CPU, as above |
+//! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
+//! | STEER | local address, port → sockets | agent | sk_lookup | exact match |
+//! | SOCKETS | index → listening socket | agent | sk_lookup | the map type that holds sockets |
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, Queue, SockMap},
+};
+use gateway_common::{
+    backend::Backend,
+    counters::{Count, Stats, VERDICT_COUNTERS},
+    drop_reason::DROP_REASON_SLOTS,
+    flow::{FlowKey, FlowRef, FlowSlot},
+    limits,
+    service::{RingChunk, ServiceKey, ServiceValue},
+    settings::Settings,
+    steer::{SteerKey, SteerValue},
+};
+
+/// `BPF_F_MMAPABLE`: the agent maps the array into its memory.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+pub static FLOWS: HashMap<FlowKey, FlowRef> = HashMap::pinned(2 * limits::MAX_FLOWS, 0);
+
+#[map]
+pub static FLOW_SLOTS: Array<FlowSlot> = Array::pinned(limits::MAX_FLOWS, MMAPABLE);
+
+#[map]
+pub static FREE_SLOTS: Queue<u32> = Queue::pinned(limits::MAX_FLOWS, 0);
+
+#[map]
+pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(limits::MAX_SERVICES, 0);
+
+#[map]
+pub static RINGS: Array<RingChunk> = Array::pinned(limits::MAX_RING_CHUNKS, MMAPABLE);
+
+#[map]
+pub static BACKENDS: Array<Backend> = Array::pinned(limits::MAX_BACKENDS, 0);
+
+#[map]
+pub static SERVICE_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(limits::MAX_SERVICES, 0);
+
+#[map]
+pub static BACKEND_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(limits::MAX_BACKENDS, 0);
+
+#[map]
+pub static DROPS: PerCpuArray<Count> = PerCpuArray::pinned(DROP_REASON_SLOTS, 0);
+
+#[map]
+pub static VERDICTS: PerCpuArray<Count> = PerCpuArray::pinned(VERDICT_COUNTERS, 0);
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+
+#[map]
+pub static STEER: HashMap<SteerKey, SteerValue> = HashMap::pinned(limits::MAX_STEERED, 0);
+
+#[map]
+pub static SOCKETS: SockMap = SockMap::pinned(limits::MAX_SOCKETS, 0);
