@@ -1,2 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The lab: namespaces, brokers, clients, and the agent under test.
+//!
+//! ```text
+//! client ──(wire)── gateway ──(pod1)── backend 1
+//!                      ├─────(pod2)── backend 2
+//!                      └─────(pod3)── backend 3
+//! ```
+//!
+//! Everything a [`lab::Lab`] starts or mounts ends with it, also when a test
+//! panics. The same calls work without namespaces on loopback
+//! ([`lab::Lab::loopback`]), which is how the demo runs without root.
+
+pub mod admin;
+pub mod backend;
+pub mod client;
+pub mod gateway;
+pub mod lab;
+pub mod netns;
+pub mod pki;
+pub mod process;
+pub mod skip;
+pub mod wait;

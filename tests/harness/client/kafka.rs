@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kafka by kcat.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    backend::kafka::{TOPIC, client_library_dir},
+    lab::Lab,
+    netns::run,
+};
+
+/// Produces every line of `file` as one message.
+///
+/// # Errors
+///
+/// When kcat is missing or not every message is delivered.
+pub fn produce(lab: &Lab, broker: &str, file: &Path) -> Result<()> {
+    let mut command = kcat(lab, broker)?;
+    command.args(["-P", "-t", TOPIC, "-p", "0", "-l"]).arg(file);
+    run(&mut command).context("produce").map(drop)
+}
+
+/// Consumes the topic from its beginning to its end into a file.
+///
+/// # Errors
+///
+/// When kcat is missing or the broker fails.
+pub fn consume(lab: &Lab, broker: &str) -> Result<PathBuf> {
+    let mut command = kcat(lab, broker)?;
+    command.args(["-C", "-t", TOPIC, "-p", "0", "-o", "beginning", "-e", "-q"]);
+    let text = run(&mut command).context("consume")?;
+    let file = lab.dir().join("consumed");
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// SHA-256 of a file, by openssl.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn checksum(file: &Path) -> Result<String> {
+    let text = run(Command::new("openssl")
+        .args(["dgst", "-sha256", "-r"])
+        .arg(file))?;
+    let sum = text.split_whitespace().next().context("no checksum")?;
+    Ok(sum.to_owned())
+}
+
+fn kcat(lab: &Lab, broker: &str) -> Result<Command> {
+    let host = broker.split_once(':').map_or(broker, |(host, _)| host);
+    let mut command = lab.client_with_hosts("kcat", &[host])?;
+    command
+        .env("LD_LIBRARY_PATH", client_library_dir()?)
+        .args(["-b", broker, "-X", "broker.address.family=v4"])
+        .args(["-X", "message.timeout.ms=20000", "-m", "20"]);
+    Ok(command)
+}

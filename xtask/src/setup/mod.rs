@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask setup`: finds what is there, says what is missing and how it
+//! will be installed, installs it. A second run finds everything and does
+//! nothing.
+
+use anyhow::{Result, bail};
+
+use crate::task::say;
+
+mod debian;
+mod python;
+pub mod toolchain;
+
+pub use python::packages_dir;
+
+/// `cargo xtask setup`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask setup --check   only say what is missing
+  cargo xtask setup build     only what `cargo build` needs")]
+pub struct Options {
+    /// What to prepare for
+    #[arg(value_enum, default_value_t = Scope::All)]
+    scope: Scope,
+    /// Change nothing; exit status 1 when something is missing
+    #[arg(long)]
+    check: bool,
+}
+
+/// What is prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scope {
+    /// Building the agent with its kernel programs
+    Build,
+    /// Brokers and clients of the tests and the demo
+    Lab,
+    /// Both, and the lint tools
+    All,
+}
+
+/// Something that is missing.
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// How it gets here.
+    pub plan: String,
+    /// Does it.
+    pub install: Box<dyn FnOnce() -> Result<()>>,
+}
+
+/// Runs the task.
+pub fn run(options: &Options) -> Result<()> {
+    let Options { scope, check } = options;
+    if *check {
+        let missing = find(*scope)?;
+        for Missing { what, plan, .. } in &missing {
+            println!("missing: {what} (setup would: {plan})");
+        }
+        if !missing.is_empty() {
+            bail!(
+                "{} things are missing: run `cargo xtask setup`",
+                missing.len()
+            );
+        }
+    } else {
+        ensure(*scope)?;
+    }
+    if let Some(toolchain) = toolchain::find() {
+        say(&format!("BPF toolchain: {toolchain}"));
+    }
+    say("everything is in place");
+    Ok(())
+}
+
+/// Installs what is missing; silent when nothing is.
+pub fn ensure(scope: Scope) -> Result<()> {
+    let missing = find(scope)?;
+    for Missing { what, plan, .. } in &missing {
+        say(&format!("missing: {what}; will {plan}"));
+    }
+    for Missing { what, install, .. } in missing {
+        say(&format!("installing {what}"));
+        install()?;
+    }
+    // Installing one thing can show that another is needed (pip).
+    for Missing { what, install, .. } in find(scope)? {
+        say(&format!("installing {what}"));
+        install()?;
+    }
+    if let Some(Missing { what, plan, .. }) = find(scope)?.into_iter().next() {
+        bail!(
+            "{what} is still missing after the attempt to {plan}: do that by hand and look at what it prints"
+        );
+    }
+    Ok(())
+}
+
+fn find(scope: Scope) -> Result<Vec<Missing>> {
+    let mut missing = Vec::new();
+    if scope != Scope::Lab {
+        missing.extend(toolchain::missing()?);
+    }
+    if scope != Scope::Build {
+        missing.extend(debian::missing());
+        missing.extend(python::missing());
+    }
+    if scope == Scope::All {
+        missing.extend(toolchain::missing_components());
+    }
+    Ok(missing)
+}
