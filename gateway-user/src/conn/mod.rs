@@ -1,2 +1,246 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One connection: accept, peek, decide, act, record.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::{
+    balance::Balancer,
+    conn::{
+        client_hello::Outcome,
+        copy::Stream,
+        decide::{Decision, Step},
+        limits::ConnectionLimits,
+        prefixed::Prefixed,
+        session::Session,
+    },
+    drain::DrainWatcher,
+    http::{self, HttpWorker},
+    model::HashPolicy,
+    snapshot::{Cluster, HttpTable, SnapshotHandle, TcpAction},
+    telemetry::{
+        access::{CloseReason, Mode},
+        counters::WorkerCounters,
+    },
+    tls::handshake::{self, HandshakeError},
+};
+
+pub mod client_hello;
+pub mod connect;
+pub mod copy;
+pub mod decide;
+pub mod limits;
+pub mod peek;
+pub mod prefixed;
+mod refuse;
+mod scratch;
+mod session;
+
+/// What the connections of one worker thread share.
+pub struct Worker {
+    /// Asked once for a connection, and once for each HTTP request.
+    pub snapshot: SnapshotHandle,
+    /// Limits of every connection.
+    pub limits: ConnectionLimits,
+    /// This thread's.
+    pub counters: Arc<WorkerCounters>,
+    /// This thread's.
+    pub balancer: Rc<Balancer>,
+    /// This thread's.
+    pub http: Rc<HttpWorker>,
+    /// Every connection holds a guard of it.
+    pub drain: DrainWatcher,
+}
+
+type Client = Prefixed<TcpStream>;
+
+/// Serves one connection to its end. However it ends, also when this future is
+/// dropped, there is one access record and one counted reason.
+pub async fn serve(stream: TcpStream, peer: SocketAddr, local: SocketAddr, worker: Rc<Worker>) {
+    let mut session = Session::new(peer, local, Rc::clone(&worker));
+    let reason = decide_and_act(stream, &mut session, &worker).await;
+    session.end(reason);
+}
+
+async fn decide_and_act(
+    stream: TcpStream,
+    session: &mut Session,
+    worker: &Rc<Worker>,
+) -> CloseReason {
+    // The listener is looked up when the connection is accepted, and kept: a
+    // change of the configuration is for those that come later.
+    let listener = {
+        let snapshot = worker.snapshot.load();
+        snapshot
+            .listener(session.local.ip(), session.local.port())
+            .cloned()
+    };
+    let mut received = Vec::new();
+    let decision = match decide::decide(listener.as_deref()) {
+        Step::Act(decision) => decision,
+        Step::Peek(table) => {
+            let outcome = peek::peek(&stream, &mut received, &worker.limits).await;
+            session.counts.add_read(received.len());
+            match outcome {
+                Ok(outcome) => {
+                    if let Outcome::Hello(hello) = &outcome {
+                        session.sni.clone_from(&hello.sni);
+                        session.alpn = hello.alpn.first().cloned();
+                    }
+                    decide::decide_tls(table, &outcome)
+                }
+                Err(reason) => Decision::Refuse(reason),
+            }
+        }
+    };
+    drop(listener);
+    let client = |received| Prefixed::new(stream, received, Rc::clone(&session.counts));
+    match decision {
+        Decision::Refuse(reason) => {
+            refuse::close(client(Vec::new()), reason).await;
+            reason
+        }
+        Decision::Passthrough(chain, action) => {
+            let client = client(received);
+            session.decided(Mode::Passthrough, &chain.origin);
+            proxy(client, &action, session, worker).await
+        }
+        Decision::Forward(action) => {
+            let client = client(received);
+            session.decided(Mode::Forward, &action.origin);
+            proxy(client, &action, session, worker).await
+        }
+        // Boxed: these futures are large, and a waiting passthrough connection
+        // is not to pay for them.
+        Decision::TerminateTcp(chain, config, action) => {
+            let client = client(received);
+            session.decided(Mode::TerminateTcp, &chain.origin);
+            Box::pin(async {
+                match terminate(client, config, session, worker).await {
+                    Ok(client) => proxy(client, &action, session, worker).await,
+                    Err(reason) => reason,
+                }
+            })
+            .await
+        }
+        Decision::TerminateHttp(chain, config, table) => {
+            let client = client(received);
+            session.decided(Mode::TerminateHttp, &chain.origin);
+            Box::pin(async {
+                match terminate(client, config, session, worker).await {
+                    Ok(client) => {
+                        let http2 = session.alpn.as_deref() == Some("h2");
+                        serve_http(client, http2, table, session, worker).await
+                    }
+                    Err(reason) => reason,
+                }
+            })
+            .await
+        }
+        Decision::PlainHttp(table) => {
+            let client = client(received);
+            session.mode = Mode::PlainHttp;
+            Box::pin(serve_http(client, false, table, session, worker)).await
+        }
+    }
+}
+
+/// Completes the TLS handshake and notes what was negotiated.
+async fn terminate(
+    client: Client,
+    config: Arc<ServerConfig>,
+    session: &mut Session,
+    worker: &Worker,
+) -> Result<TlsStream<Client>, CloseReason> {
+    match handshake::accept(client, config, worker.limits.handshake_timeout).await {
+        Ok(client) => {
+            session.alpn = client
+                .get_ref()
+                .1
+                .alpn_protocol()
+                .map(|name| String::from_utf8_lossy(name).into_owned());
+            Ok(client)
+        }
+        Err(HandshakeError::Timeout(_)) => Err(CloseReason::HandshakeTimeout),
+        Err(HandshakeError::Failed(error)) => {
+            tracing::debug!(peer = %session.peer, sni = session.sni, %error, "tls handshake failed");
+            Err(CloseReason::HandshakeFailed)
+        }
+    }
+}
+
+/// Connects to an endpoint and copies both ways.
+async fn proxy<C: Stream>(
+    mut client: C,
+    action: &TcpAction,
+    session: &mut Session,
+    worker: &Worker,
+) -> CloseReason {
+    let Some(cluster) = destination(action, session.peer, &worker.balancer) else {
+        return CloseReason::NoEndpoint;
+    };
+    session.cluster = Some(Arc::clone(cluster));
+    let connected =
+        connect::connect(&worker.balancer, cluster, action.hash_policy, session.peer).await;
+    match connected {
+        Ok(mut upstream) => {
+            session.upstream = Some(upstream.address);
+            copy::bidirectional(&mut client, &mut upstream.stream, action.idle_timeout).await
+        }
+        Err(error) => {
+            session.upstream = error.address;
+            // A client that speaks TLS learns more from a reset than from an
+            // end in the middle of its handshake.
+            copy::reset_on_drop(client.socket());
+            error.reason
+        }
+    }
+}
+
+fn destination<'a>(
+    action: &'a TcpAction,
+    client: SocketAddr,
+    balancer: &Balancer,
+) -> Option<&'a Arc<Cluster>> {
+    match action.hash_policy {
+        HashPolicy::FiveTuple => balancer.pick_weighted(&action.destinations),
+        HashPolicy::SourceAddress => {
+            balancer.pick_weighted_by_source(&action.destinations, client.ip())
+        }
+    }
+}
+
+/// Hands the connection to the HTTP room.
+async fn serve_http<C: Stream + 'static>(
+    client: C,
+    http2: bool,
+    decided: Arc<HttpTable>,
+    session: &Session,
+    worker: &Worker,
+) -> CloseReason {
+    let snapshot = worker.snapshot.clone();
+    let (local, sni) = (session.local, session.sni.clone());
+    // A kept connection sees new routes; when its listener or chain is gone it
+    // keeps those it came for.
+    let table = Rc::new(move || {
+        let snapshot = snapshot.load();
+        let listener = snapshot.listener(local.ip(), local.port());
+        decide::http_table(listener.map(AsRef::as_ref), sni.as_deref())
+            .unwrap_or_else(|| Arc::clone(&decided))
+    });
+    let connection = http::Connection {
+        peer: session.peer,
+        local,
+        mode: session.mode,
+        sni: session.sni.clone(),
+        http2,
+        table,
+    };
+    http::serve(client, connection, &worker.http).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Dials an endpoint of a cluster.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::{
+    balance::{ActiveGuard, Balancer},
+    model::HashPolicy,
+    snapshot::Cluster,
+    telemetry::access::CloseReason,
+};
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Connected.
+    pub stream: TcpStream,
+    /// To where.
+    pub address: SocketAddr,
+    /// Counts it as active.
+    pub guard: ActiveGuard,
+}
+
+/// Why no endpoint answered.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// `NoEndpoint`, `ConnectFailed` or `ConnectTimeout`.
+    pub reason: CloseReason,
+    /// The last one tried.
+    pub address: Option<SocketAddr>,
+}
+
+/// Endpoints tried for one connection: no byte has been sent yet, so that
+/// another one may stand in.
+const ATTEMPTS: usize = 3;
+
+/// A silent peer is probed after this long, and again as often as
+/// [`KEEPALIVE_PROBES`] says, before it counts as gone.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_PROBES: u32 = 5;
+/// Sent data that is not acknowledged for so long ends the connection
+/// (TCP_USER_TIMEOUT, tcp(7)): the same span, for a peer that vanished while
+/// data was on its way.
+const USER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Connects to an endpoint of `cluster`, each attempt within the cluster's
+/// timeout.
+///
+/// # Errors
+/// [`ConnectError`] when there is no endpoint, or the last attempt failed.
+pub async fn connect(
+    balancer: &Balancer,
+    cluster: &Arc<Cluster>,
+    policy: HashPolicy,
+    client: SocketAddr,
+) -> Result<Upstream, ConnectError> {
+    let mut failed: Vec<SocketAddr> = Vec::new();
+    let mut error = ConnectError {
+        reason: CloseReason::NoEndpoint,
+        address: None,
+    };
+    while failed.len() < ATTEMPTS {
+        let Some(picked) = balancer.pick_for(cluster, policy, client, &failed) else {
+            break;
+        };
+        let attempt = timeout(cluster.connect_timeout, dial(picked.address)).await;
+        let (reason, cause) = match attempt {
+            Ok(Ok(stream)) => {
+                return Ok(Upstream {
+                    stream,
+                    address: picked.address,
+                    guard: picked.guard,
+                });
+            }
+            Ok(Err(cause)) => (CloseReason::ConnectFailed, cause),
+            Err(elapsed) => (CloseReason::ConnectTimeout, elapsed.into()),
+        };
+        tracing::debug!(
+            cluster = %cluster.id,
+            upstream = %picked.address,
+            error = %cause,
+            "connection attempt failed"
+        );
+        error = ConnectError {
+            reason,
+            address: Some(picked.address),
+        };
+        failed.push(picked.address);
+    }
+    Err(error)
+}
+
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    set_options(&SockRef::from(&socket))?;
+    socket.connect(address).await
+}
+
+/// What both sides of every connection have: no delay of small segments, and a
+/// dead peer found. A listening socket hands them on to what it accepts.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE)
+            .with_retries(KEEPALIVE_PROBES),
+    )?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}

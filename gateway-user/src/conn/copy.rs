@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Moves bytes both ways until both sides have finished.
+//!
+//! Reads go into the thread's scratch buffer and out again at once; only what
+//! the other side does not take is kept, in memory of its own, until it does.
+//! So an idle connection holds no buffer, and a slow one holds one read's
+//! worth.
+//!
+//! The end of one direction is passed on after its last byte, and the other
+//! direction goes on. A reset is passed on as a reset, once the other side's
+//! kernel has sent what it was given.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    os::fd::AsRawFd,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_rustls::server::TlsStream;
+
+use crate::{
+    conn::{prefixed::Prefixed, scratch},
+    telemetry::access::CloseReason,
+};
+
+/// A byte stream on a TCP socket.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The socket.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for Prefixed<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.inner()
+    }
+}
+
+impl<S: Stream> Stream for TlsStream<S> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
+    }
+}
+
+/// Bytes one direction moves before the other connections of the thread have
+/// their turn.
+const TURN: u64 = 512 * 1024;
+
+/// How long a reset waits for the data before it.
+const RESET_GRACE: Duration = Duration::from_millis(500);
+
+/// Bytes asked for at a time, by what the direction has moved before: what a
+/// stalled connection may hold grows with what it has proved to need. (The
+/// steps are ztunnel's, but for the first: without a buffer per connection a
+/// smaller one would only cost system calls.)
+const fn read_len(moved: u64) -> usize {
+    match moved {
+        0..0x2_0000 => 16 * 1024,
+        0x2_0000..0xa0_0000 => 64 * 1024,
+        _ => scratch::LEN,
+    }
+}
+
+/// Copies until both directions have ended, one side is reset, or nothing moves
+/// for `idle`. On a reset the other side is set to be reset when it is dropped.
+pub async fn bidirectional<C: Stream, U: Stream>(
+    client: &mut C,
+    upstream: &mut U,
+    idle: Option<Duration>,
+) -> CloseReason {
+    let mut inbound = Direction::default();
+    let mut outbound = Direction::default();
+    let mut quiet = idle.map(Quiet::new);
+    let mut grace: Option<Pin<Box<Sleep>>> = None;
+    let reason = poll_fn(|cx| {
+        let before = inbound.moved + outbound.moved;
+        let inbound_ended = inbound.poll(cx, client, upstream).is_ready();
+        let outbound_ended = outbound.poll(cx, upstream, client).is_ready();
+        if let Some(reason) = broken(&inbound, &outbound) {
+            // A side that takes no more may have said something before it went:
+            // what it said is passed on first, for as long as the grace lasts.
+            if !(inbound_ended && outbound_ended)
+                && inbound.state != State::ReadFailed
+                && outbound.state != State::ReadFailed
+            {
+                inbound.ends_in_reset = true;
+                outbound.ends_in_reset = true;
+                let grace = grace.get_or_insert_with(|| Box::pin(sleep(RESET_GRACE)));
+                ready!(grace.as_mut().poll(cx));
+            }
+            return Poll::Ready(reason);
+        }
+        if inbound_ended && outbound_ended {
+            return Poll::Ready(CloseReason::Done);
+        }
+        if let Some(quiet) = &mut quiet {
+            ready!(quiet.poll(cx, inbound.moved + outbound.moved != before));
+            return Poll::Ready(CloseReason::IdleTimeout);
+        }
+        Poll::Pending
+    })
+    .await;
+    match reason {
+        CloseReason::ClientReset => reset(upstream).await,
+        CloseReason::UpstreamReset => reset(client).await,
+        _ => {}
+    }
+    reason
+}
+
+/// Bytes from one side to the other.
+#[derive(Debug, Default)]
+struct Direction {
+    state: State,
+    /// What the writer did not take, from `at`.
+    pending: Vec<u8>,
+    at: usize,
+    /// Bytes read so far.
+    moved: u64,
+    /// The writer may hold bytes back until flushed (TLS).
+    unflushed: bool,
+    /// The end of the reader's bytes is not to be passed on as a proper one.
+    ends_in_reset: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The reader has ended, the writer does not know yet.
+    Closing,
+    Done,
+    ReadFailed,
+    WriteFailed,
+}
+
+/// What one read brought.
+enum Read {
+    Nothing,
+    End,
+    Bytes(usize),
+}
+
+/// Whose socket is broken, when one is.
+fn broken(inbound: &Direction, outbound: &Direction) -> Option<CloseReason> {
+    match (inbound.state, outbound.state) {
+        (State::ReadFailed, _) | (_, State::WriteFailed) => Some(CloseReason::ClientReset),
+        (State::WriteFailed, _) | (_, State::ReadFailed) => Some(CloseReason::UpstreamReset),
+        _ => None,
+    }
+}
+
+impl Direction {
+    /// Ready once it has ended, one way or another.
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let turn_ends = self.moved + TURN;
+        loop {
+            match self.state {
+                State::Done | State::ReadFailed | State::WriteFailed => return Poll::Ready(()),
+                State::Open | State::Closing => {}
+            }
+            match ready!(self.poll_step(cx, reader, writer)) {
+                Ok(state) => self.state = state,
+                Err(_) => self.state = State::WriteFailed,
+            }
+            if self.moved >= turn_ends {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The next state; an error is one of the writer.
+    fn poll_step<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<io::Result<State>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        while self.at < self.pending.len() {
+            self.at += ready!(poll_write(cx, writer, &self.pending[self.at..]))?;
+        }
+        if !self.pending.is_empty() {
+            self.pending = Vec::new();
+            self.at = 0;
+        }
+        if self.state == State::Closing {
+            if !self.ends_in_reset {
+                // An error means that the writer is gone altogether; it has
+                // taken every byte before, and there is none after.
+                let _ = ready!(Pin::new(writer).poll_shutdown(cx));
+            }
+            return Poll::Ready(Ok(State::Done));
+        }
+        match self.read_and_write(cx, reader, writer) {
+            Ok(Ok(Read::Bytes(len))) => {
+                self.moved += len as u64;
+                self.unflushed = true;
+                Poll::Ready(Ok(State::Open))
+            }
+            Ok(Ok(Read::End)) => Poll::Ready(Ok(State::Closing)),
+            Ok(Ok(Read::Nothing)) => {
+                if self.unflushed {
+                    ready!(Pin::new(writer).poll_flush(cx))?;
+                    self.unflushed = false;
+                }
+                Poll::Pending
+            }
+            Ok(Err(_)) => Poll::Ready(Ok(State::ReadFailed)),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// One read, written on as far as possible. The outer error is the
+    /// writer's, the inner one the reader's.
+    fn read_and_write<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> io::Result<io::Result<Read>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        scratch::with(|scratch| {
+            let mut buf = ReadBuf::new(&mut scratch[..read_len(self.moved)]);
+            match Pin::new(reader).poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(Ok(Read::Nothing)),
+                Poll::Ready(Ok(())) => {}
+                // Many TLS clients close TCP without a close_notify; to the
+                // upstream that is the end it would see without TLS.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(Ok(Read::End));
+                }
+                Poll::Ready(Err(error)) => return Ok(Err(error)),
+            }
+            let bytes = buf.filled();
+            let mut at = 0;
+            while at < bytes.len() {
+                match poll_write(cx, writer, &bytes[at..]) {
+                    Poll::Ready(len) => at += len?,
+                    Poll::Pending => {
+                        self.pending = bytes[at..].to_vec();
+                        break;
+                    }
+                }
+            }
+            Ok(Ok(match bytes.len() {
+                0 => Read::End,
+                len => Read::Bytes(len),
+            }))
+        })
+    }
+}
+
+fn poll_write<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    writer: &mut W,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        result => Poll::Ready(result),
+    }
+}
+
+/// Ends a connection by a reset when `target` is dropped; what it was given is
+/// sent first, because a peer would have had it without a gateway in between.
+async fn reset<S: Stream>(target: &mut S) {
+    let sent = async {
+        target.flush().await?;
+        while unsent(target.socket())? > 0 {
+            sleep(Duration::from_millis(2)).await;
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout(RESET_GRACE, sent).await;
+    reset_on_drop(target.socket());
+}
+
+/// Makes the kernel send RST instead of FIN when the socket is closed.
+pub fn reset_on_drop(socket: &TcpStream) {
+    // Fails only on a socket that is not one.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Bytes the peer has not acknowledged (SIOCOUTQ, tcp(7)).
+fn unsent(socket: &TcpStream) -> io::Result<i32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (the value of SIOCOUTQ) writes one c_int to the pointer,
+    // which is that of a live one; the descriptor is open while `socket` is.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => Ok(bytes),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends a connection that moves nothing.
+struct Quiet {
+    idle: Duration,
+    last: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Quiet {
+    fn new(idle: Duration) -> Self {
+        Self {
+            idle,
+            last: Instant::now(),
+            sleep: Box::pin(sleep(idle)),
+        }
+    }
+
+    /// Ready when nothing has moved for the idle time. The timer is set again
+    /// when it fires, not at every byte.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+        if moved {
+            self.last = Instant::now();
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let due = self.last + self.idle;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(due);
+        }
+    }
+}

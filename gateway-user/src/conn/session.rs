@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is known of a connection, and its one access record.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use crate::{
+    conn::{Worker, prefixed::ByteCounts},
+    drain::DrainGuard,
+    origin::Origin,
+    snapshot::Cluster,
+    telemetry::access::{CloseReason, ConnectionRecord, Mode},
+};
+
+/// One connection. Its end is recorded when it is dropped, so that there is
+/// exactly one record whatever happens.
+pub(super) struct Session {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) mode: Mode,
+    pub(super) sni: Option<String>,
+    pub(super) alpn: Option<String>,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) upstream: Option<SocketAddr>,
+    pub(super) counts: Rc<ByteCounts>,
+    rule: Option<Origin>,
+    reason: Option<CloseReason>,
+    accepted: Instant,
+    worker: Rc<Worker>,
+    _busy: DrainGuard,
+}
+
+impl Session {
+    /// Counts it as opened.
+    pub(super) fn new(peer: SocketAddr, local: SocketAddr, worker: Rc<Worker>) -> Self {
+        worker.counters.opened.add(1);
+        Self {
+            peer,
+            local,
+            mode: Mode::Refused,
+            sni: None,
+            alpn: None,
+            cluster: None,
+            upstream: None,
+            counts: ByteCounts::new(Arc::clone(&worker.counters)),
+            rule: None,
+            reason: None,
+            accepted: Instant::now(),
+            _busy: worker.drain.guard(),
+            worker,
+        }
+    }
+
+    /// Notes how it is served, and by which rule.
+    pub(super) fn decided(&mut self, mode: Mode, rule: &Origin) {
+        self.mode = mode;
+        self.rule = Some(rule.clone());
+    }
+
+    /// Records its end.
+    pub(super) fn end(mut self, reason: CloseReason) {
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Dropped without an end: the worker stops, or has a fault.
+        let reason = self.reason.unwrap_or(if std::thread::panicking() {
+            CloseReason::Internal
+        } else {
+            CloseReason::Drained
+        });
+        self.worker.counters.count_close(self.mode, reason);
+        ConnectionRecord {
+            peer: self.peer,
+            local: self.local,
+            mode: self.mode,
+            sni: self.sni.take(),
+            alpn: self.alpn.take(),
+            rule: self.rule.as_ref().map(Origin::to_string),
+            cluster: self.cluster.as_ref().map(|cluster| cluster.id.to_string()),
+            upstream: self.upstream,
+            bytes_in: self.counts.read(),
+            bytes_out: self.counts.written(),
+            duration: self.accepted.elapsed(),
+            reason,
+        }
+        .emit();
+    }
+}
