@@ -65,6 +65,17 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, local: SocketAddr, worke
     session.end(reason);
 }
 
+/// Resets a connection for which there is no room, and records it.
+pub fn refuse_over_limit(
+    stream: &TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    worker: Rc<Worker>,
+) {
+    copy::reset_on_drop(stream);
+    Session::new(peer, local, worker).end(CloseReason::OverLimit);
+}
+
 async fn decide_and_act(
     stream: TcpStream,
     session: &mut Session,

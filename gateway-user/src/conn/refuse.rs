@@ -18,7 +18,7 @@ pub(super) async fn close(mut client: Prefixed<TcpStream>, reason: CloseReason) 
         let record = [21, 3, 3, 0, 2, 2, description];
         let _ = client.write_all(&record).await;
         let _ = client.shutdown().await;
-    } else if matches!(reason, CloseReason::NoListener | CloseReason::OverLimit) {
+    } else if reason == CloseReason::NoListener {
         copy::reset_on_drop(client.inner());
     }
 }
