@@ -1,5 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernel programs and maps: load, pin, plan, apply, read.
+//!
+//! Everything in the kernel outlives this process: programs, links and maps are
+//! pinned, so that flows go on while no agent runs. An agent that starts adopts
+//! what it finds, replaces the programs, and changes only what differs.
+//!
+//! ```text
+//! Snapshot ─ tables ─ plan ─ apply ─▶ maps        (one generation)
+//! interfaces, routes, addresses ─┘                 (refresh, every second)
+//! flow slots ─▶ flows (sweep) ─▶ maps              (twice a second)
+//! ```
 
+#[cfg(not(feature = "ebpf"))]
+mod absent;
+#[cfg(feature = "ebpf")]
+mod apply;
+#[cfg(feature = "ebpf")]
+mod attach;
+#[cfg(feature = "ebpf")]
+mod bpffs;
+pub mod config;
+#[cfg(feature = "ebpf")]
+mod detach;
+pub mod error;
+#[cfg(feature = "ebpf")]
+mod flows;
+#[cfg(feature = "ebpf")]
+mod interfaces;
+#[cfg(feature = "ebpf")]
+mod kernel;
+#[cfg(feature = "ebpf")]
+mod links;
+#[cfg(feature = "ebpf")]
+mod load;
+#[cfg(feature = "ebpf")]
+mod maps;
+#[cfg(feature = "ebpf")]
+mod netlink;
 #[cfg(feature = "ebpf")]
 pub mod object;
+#[cfg(feature = "ebpf")]
+mod plan;
+#[cfg(feature = "ebpf")]
+mod probe;
+#[cfg(feature = "ebpf")]
+mod regions;
+pub mod report;
+#[cfg(feature = "ebpf")]
+mod routes;
+pub mod serves;
+#[cfg(feature = "ebpf")]
+mod slots;
+#[cfg(feature = "ebpf")]
+mod stats;
+#[cfg(feature = "ebpf")]
+mod sysctl;
+#[cfg(feature = "ebpf")]
+mod tables;
+#[cfg(feature = "ebpf")]
+mod vips;
+
+#[cfg(not(feature = "ebpf"))]
+pub use absent::{Datapath, detach, probe};
+pub use config::{AttachMode, DatapathConfig};
+#[cfg(feature = "ebpf")]
+pub use detach::detach;
+pub use error::DatapathError;
+#[cfg(feature = "ebpf")]
+pub use kernel::Datapath;
+#[cfg(feature = "ebpf")]
+pub use probe::probe;
+pub use report::{Applied, DatapathReport, Detached, FlowReport, Proxied, Swept};
+pub use serves::{NotInKernel, kernel_serves};

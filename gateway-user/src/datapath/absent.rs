@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The datapath of an agent built without eBPF: none. Callers look the same.
+
+use std::{convert::Infallible, os::fd::BorrowedFd};
+
+use crate::{
+    datapath::{
+        Applied, DatapathConfig, DatapathError, DatapathReport, Detached, FlowReport, Swept,
+    },
+    snapshot::Snapshot,
+};
+
+/// Never there.
+pub struct Datapath(Infallible);
+
+/// What is missing for the kernel datapath.
+pub fn probe(_config: &DatapathConfig) -> Vec<String> {
+    vec!["this agent was built without the ebpf feature".to_owned()]
+}
+
+fn unavailable(config: &DatapathConfig) -> DatapathError {
+    DatapathError::Unavailable {
+        missing: probe(config),
+    }
+}
+
+impl Datapath {
+    /// Not possible.
+    pub async fn open(config: DatapathConfig) -> Result<Self, DatapathError> {
+        Err(unavailable(&config))
+    }
+
+    /// Never called.
+    pub fn adopted(&self) -> Snapshot {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn set_sockets(&mut self, _sockets: &[BorrowedFd<'_>]) -> Result<(), DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub async fn apply(&mut self, _snapshot: &Snapshot) -> Result<Applied, DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub async fn refresh(&mut self) -> Result<bool, DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn sweep(&mut self) -> Swept {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn report(&self) -> DatapathReport {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn flows(&self) -> Vec<FlowReport> {
+        match self.0 {}
+    }
+}
+
+/// Not possible.
+///
+/// # Errors
+/// Always.
+pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> {
+    Err(unavailable(config))
+}

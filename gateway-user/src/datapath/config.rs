@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the operator decides about the kernel side.
+
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
+
+use gateway_common::limits;
+
+use crate::model::ForwardingMode;
+
+/// Settings of the datapath, from the bootstrap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathConfig {
+    /// Directory for pins, on a bpffs or to become one. Its file names belong
+    /// to Sluice.
+    pub bpffs: PathBuf,
+    /// Names or globs of the interfaces clients come in by; empty takes those
+    /// with a default route.
+    pub wire_interfaces: Vec<String>,
+    /// Names or globs of the interfaces local backends hang on.
+    pub pod_interfaces: Vec<String>,
+    /// Addresses claimed as local ones; empty serves the node's own.
+    pub vips: Vec<IpAddr>,
+    /// Where programs are attached on wire interfaces.
+    pub attach: AttachMode,
+    /// What `auto` of a service means; `auto` itself decides by the route.
+    pub forwarding: ForwardingMode,
+    /// Source ports for flows with a rewritten source.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Flows tracked at once.
+    pub max_flows: u32,
+    /// Forwarded (address, port) pairs.
+    pub max_services: u32,
+    /// Backends, id 0 included.
+    pub max_backends: u32,
+    /// Chunks of 16 slots for all rings together.
+    pub max_ring_chunks: u32,
+    /// Seed of the flow hash; nodes that share a VIP need the same.
+    pub hash_seed: u32,
+}
+
+impl Default for DatapathConfig {
+    fn default() -> Self {
+        Self {
+            bpffs: PathBuf::from("/sys/fs/bpf/sluice"),
+            wire_interfaces: Vec::new(),
+            pod_interfaces: vec!["veth*".to_owned(), "cali*".to_owned()],
+            vips: Vec::new(),
+            attach: AttachMode::Auto,
+            forwarding: ForwardingMode::Auto,
+            snat_ports: limits::SNAT_PORT_MIN as u16..=limits::SNAT_PORT_MAX as u16,
+            max_flows: limits::MAX_FLOWS,
+            max_services: limits::MAX_SERVICES,
+            max_backends: limits::MAX_BACKENDS,
+            max_ring_chunks: limits::MAX_RING_CHUNKS,
+            hash_seed: 0x51_1c_e0_01,
+        }
+    }
+}
+
+/// Where programs are attached on wire interfaces. Pod interfaces always get
+/// tc: their packets carry partial checksums and are larger than the MTU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachMode {
+    /// XDP in the driver where a physical device supports it, else tc.
+    #[default]
+    Auto,
+    /// XDP in the driver, or an error.
+    XdpNative,
+    /// XDP in the stack: for tests and comparison.
+    XdpGeneric,
+    /// tc (tcx).
+    Tc,
+}

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The datapath in the kernel, as the agent holds it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::BorrowedFd,
+    sync::Arc,
+};
+
+use aya::Ebpf;
+use gateway_common::{
+    backend::{FORWARD_DNAT, FORWARD_SNAT},
+    service::HASH_SOURCE_ADDRESS,
+    settings::Settings,
+    steer::SteerValue,
+};
+
+use crate::{
+    datapath::{
+        Applied, DatapathConfig, DatapathError, DatapathReport, FlowReport, Swept, apply,
+        attach::{self, Attachments},
+        bpffs::Pins,
+        flows::Sweeper,
+        interfaces::{self, Patterns, Role},
+        load,
+        maps::Maps,
+        netlink::{Changes, Netlink},
+        plan::{self, MapOp, State},
+        probe,
+        report::Proxied,
+        routes::Routes,
+        stats, sysctl,
+        tables::{Desired, Surroundings, tables},
+        vips,
+    },
+    model::{ForwardingMode, HashPolicy, ListenAddress},
+    snapshot::{BackendTarget, ListenKey, Service, Snapshot},
+};
+
+/// Kernel programs, maps and links. Dropping it leaves all of them at work.
+pub struct Datapath {
+    config: DatapathConfig,
+    patterns: Patterns,
+    ebpf: Ebpf,
+    maps: Maps,
+    attachments: Attachments,
+    netlink: Netlink,
+    changes: Changes,
+    routes: Routes,
+    addresses: BTreeSet<IpAddr>,
+    sweeper: Sweeper,
+    state: State,
+    /// None until the first [`Datapath::apply`]: what was adopted stays as it
+    /// is until somebody knows better.
+    desired: Option<Desired>,
+    sockets: u32,
+    proxied: Vec<Proxied>,
+    warnings: BTreeSet<String>,
+    /// Keeps other agents out.
+    _lock: Option<File>,
+}
+
+impl Datapath {
+    /// Loads the programs, or replaces those of an earlier agent and adopts its
+    /// maps; attaches, claims the VIPs, and sets what the kernel needs. Flows in
+    /// the kernel go on throughout.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unavailable`] where eBPF is not possible,
+    /// [`DatapathError::InUse`] while another agent runs; else the first thing
+    /// that failed. What was in force before still is.
+    pub async fn open(config: DatapathConfig) -> Result<Self, DatapathError> {
+        let missing = probe::probe(&config);
+        if !missing.is_empty() {
+            return Err(DatapathError::Unavailable { missing });
+        }
+        let patterns = Patterns::new(&config)?;
+        let pins = Pins::new(&config.bpffs);
+        pins.create()?;
+        let lock = pins.lock()?;
+
+        let loaded = load::load(&config, &pins.maps())?;
+        let mut warnings: BTreeSet<String> = loaded.warnings.into_iter().collect();
+        let mut ebpf = loaded.ebpf;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let settings = Settings {
+            hash_seed: config.hash_seed,
+            flow_slots: maps.slots.len(),
+            snat_port_min: u32::from(*config.snat_ports.start()),
+            snat_port_max: u32::from(*config.snat_ports.end()),
+            config_generation: maps.settings()?.config_generation,
+            _pad: 0,
+        };
+        maps.set_settings(settings)?;
+        let sweeper = if loaded.adopted {
+            Sweeper::default()
+        } else {
+            for slot in 0..maps.slots.len() {
+                maps.push_free_slot(slot)?;
+            }
+            Sweeper::fresh()
+        };
+        let state = apply::read(&maps)?;
+        warnings.extend(sysctl::enable_forwarding());
+        warnings.extend(sysctl::reserve_ports(&config.snat_ports));
+
+        let attachments = Attachments::new(pins.links(), config.attach);
+        let mut datapath = Self {
+            patterns,
+            ebpf,
+            maps,
+            attachments,
+            netlink: Netlink::open().map_err(netlink("open a netlink socket"))?,
+            changes: Changes::open().map_err(netlink("open a netlink socket"))?,
+            routes: Routes::default(),
+            addresses: BTreeSet::new(),
+            sweeper,
+            state,
+            desired: None,
+            sockets: 0,
+            proxied: Vec::new(),
+            warnings: BTreeSet::new(),
+            _lock: lock,
+            config,
+        };
+        datapath.claim()?;
+        let (_, failed) = datapath.look_around()?;
+        for (role, error) in failed {
+            if role == Role::Wire {
+                return Err(error);
+            }
+            warnings.insert(one_line(&error));
+        }
+        if !datapath
+            .attachments
+            .report()
+            .iter()
+            .any(|i| i.role == Role::Wire.name())
+        {
+            warnings.insert(
+                "no wire interface yet: none matches wire_interfaces or has a default route; \
+                 nothing is forwarded until one does"
+                    .to_owned(),
+            );
+        }
+        attach::attach_sk_lookup(&mut datapath.ebpf, &pins.links())?;
+        for warning in warnings {
+            datapath.warn(warning);
+        }
+        Ok(datapath)
+    }
+
+    /// What the kernel serves already, as a snapshot whose ids the first
+    /// compilation keeps. Without it, ids that change hands refuse flows for a
+    /// moment while the first snapshot is applied.
+    pub fn adopted(&self) -> Snapshot {
+        let mut services: BTreeMap<ListenKey, Arc<Service>> = BTreeMap::new();
+        for (destination, installed) in &self.state.services {
+            let value = &installed.value;
+            let mut shares: BTreeMap<u32, u32> = BTreeMap::new();
+            for id in installed.ring.iter() {
+                *shares.entry(*id).or_default() += 1;
+            }
+            let timeout = u64::from(value.established_timeout_s);
+            let service = Service {
+                id: value.service_id,
+                hash_policy: if value.hash_policy == HASH_SOURCE_ADDRESS {
+                    HashPolicy::SourceAddress
+                } else {
+                    HashPolicy::FiveTuple
+                },
+                forwarding: ForwardingMode::Auto,
+                idle_timeout: (timeout > 0).then(|| std::time::Duration::from_secs(timeout)),
+                members: shares.into_iter().collect(),
+                ring: Arc::clone(&installed.ring),
+            };
+            let key = ListenKey {
+                address: ListenAddress::Ip(destination.ip()),
+                port: destination.port(),
+            };
+            services.insert(key, Arc::new(service));
+        }
+        let backends = self.state.backends.iter().map(|(id, backend)| {
+            let target = BackendTarget {
+                address: stats::socket_addr(backend.addr, backend.port_be),
+                forwarding: match backend.forwarding {
+                    FORWARD_DNAT => ForwardingMode::Dnat,
+                    FORWARD_SNAT => ForwardingMode::Snat,
+                    _ => ForwardingMode::Auto,
+                },
+            };
+            (*id, target)
+        });
+        Snapshot {
+            services,
+            backends: backends.collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    /// Puts the agent's listening sockets, one per worker thread, where steered
+    /// connections find them. They leave by themselves when they are closed.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    pub fn set_sockets(&mut self, sockets: &[BorrowedFd<'_>]) -> Result<(), DatapathError> {
+        for (index, socket) in (0..).zip(sockets) {
+            self.maps.set_socket(index, *socket)?;
+        }
+        let count = sockets.len() as u32;
+        self.sockets = count;
+        let steered = self
+            .state
+            .steer
+            .iter()
+            .filter(|(_, value)| value.socket_count != count);
+        let value = SteerValue {
+            socket_base: 0,
+            socket_count: count,
+        };
+        let ops: Vec<MapOp> = steered
+            .map(|(key, _)| MapOp::SetSteer(*key, value))
+            .collect();
+        apply::run(&mut self.maps, &mut self.state, &ops)?;
+        self.maps.clear_sockets_from(count)
+    }
+
+    /// Makes the kernel serve `snapshot`.
+    ///
+    /// # Errors
+    /// The first map operation the kernel refuses. What was in force before
+    /// still is, wholly or in part; the next call goes on from there.
+    pub async fn apply(&mut self, snapshot: &Snapshot) -> Result<Applied, DatapathError> {
+        self.desired = Some(Desired::from(snapshot));
+        self.catch_up()
+    }
+
+    /// Follows interfaces, addresses and routes; true when anything changed.
+    /// Cheap while nothing happens: to be called about every second.
+    ///
+    /// # Errors
+    /// As [`Datapath::apply`].
+    pub async fn refresh(&mut self) -> Result<bool, DatapathError> {
+        if !self.changes.any() {
+            return Ok(false);
+        }
+        self.routes.forget();
+        let (changed, failed) = self.look_around()?;
+        for (_, error) in failed {
+            self.warn(one_line(&error));
+        }
+        if self.desired.is_none() {
+            return Ok(changed);
+        }
+        let applied = self.catch_up()?;
+        Ok(changed || applied.operations > 0)
+    }
+
+    /// Ends flows that are over. To be called once or twice a second.
+    pub fn sweep(&mut self) -> Swept {
+        match self.sweeper.sweep(&mut self.maps) {
+            Ok(swept) => swept,
+            Err(error) => {
+                self.warn(one_line(&error));
+                self.sweeper.report(0).last_sweep
+            }
+        }
+    }
+
+    /// Counters and tables.
+    pub fn report(&self) -> DatapathReport {
+        let mut warnings: Vec<String> = self.warnings.iter().cloned().collect();
+        let mut or_warn = |error: DatapathError| warnings.push(one_line(&error));
+        DatapathReport {
+            generation: self.state.settings.config_generation,
+            interfaces: self.attachments.report(),
+            verdicts: stats::verdicts(&self.maps)
+                .map_err(&mut or_warn)
+                .unwrap_or_default(),
+            drops: stats::drops(&self.maps)
+                .map_err(&mut or_warn)
+                .unwrap_or_default(),
+            services: stats::services(&self.maps, &self.state)
+                .map_err(&mut or_warn)
+                .unwrap_or_default(),
+            backends: stats::backends(&self.maps, &self.state)
+                .map_err(&mut or_warn)
+                .unwrap_or_default(),
+            steered: self.state.steer.len(),
+            proxied: self.proxied.clone(),
+            flows: self.sweeper.report(self.maps.slots.len()),
+            warnings,
+        }
+    }
+
+    /// Every flow in use.
+    pub fn flows(&self) -> Vec<FlowReport> {
+        stats::flows(&self.maps)
+    }
+
+    fn claim(&mut self) -> Result<(), DatapathError> {
+        let interfaces =
+            interfaces::interfaces(&mut self.netlink).map_err(netlink("list the interfaces"))?;
+        let wanted: BTreeSet<IpAddr> = self.config.vips.iter().map(IpAddr::to_canonical).collect();
+        let loopback = interfaces.values().find(|interface| interface.loopback);
+        match loopback {
+            Some(loopback) => vips::claim(&mut self.netlink, &wanted, loopback.index),
+            None if wanted.is_empty() => Ok(()),
+            None => Err(netlink("find a loopback interface for the VIPs")(
+                io::ErrorKind::NotFound.into(),
+            )),
+        }
+    }
+
+    /// Interfaces and addresses as they are now.
+    fn look_around(&mut self) -> Result<(bool, Vec<(Role, DatapathError)>), DatapathError> {
+        let interfaces =
+            interfaces::interfaces(&mut self.netlink).map_err(netlink("list the interfaces"))?;
+        let default_routes = if self.patterns.follow_default_route() {
+            interfaces::default_routes(&mut self.netlink).map_err(netlink("list the routes"))?
+        } else {
+            BTreeSet::new()
+        };
+        self.addresses = if self.config.vips.is_empty() {
+            interfaces::addresses(&mut self.netlink).map_err(netlink("list the addresses"))?
+        } else {
+            self.config.vips.iter().map(IpAddr::to_canonical).collect()
+        };
+        let wanted = self.patterns.choose(&interfaces, &default_routes);
+        let before: BTreeSet<String> = self.attachments.names().map(str::to_owned).collect();
+        let (changed, failed) = self.attachments.follow(&mut self.ebpf, &wanted);
+        let now: Vec<String> = self.attachments.names().map(str::to_owned).collect();
+        for name in now.iter().filter(|name| !before.contains(*name)) {
+            for warning in sysctl::enable_interface(name) {
+                self.warn(warning);
+            }
+        }
+        Ok((changed, failed))
+    }
+
+    /// The kernel to what is desired.
+    fn catch_up(&mut self) -> Result<Applied, DatapathError> {
+        let Some(desired) = &self.desired else {
+            return Ok(Applied::default());
+        };
+        let targets = desired.backends.values();
+        let addresses: BTreeSet<IpAddr> = targets
+            .map(|target| target.address.ip().to_canonical())
+            .collect();
+        let pods: BTreeSet<u32> = self.attachments.pods().collect();
+        let routes: HashMap<_, _> = self
+            .routes
+            .reach(&mut self.netlink, &addresses, &pods)
+            .map_err(netlink("look up routes to backends"))?;
+        let around = Surroundings {
+            addresses: self.addresses.clone(),
+            routes,
+            forwarding: self.config.forwarding,
+            sockets: self.sockets,
+            max_services: self.maps.max_services() as usize,
+            max_backends: self.maps.max_backends(),
+        };
+        let mut wanted = tables(desired, &around);
+        let plan = plan::plan(&mut self.state, &wanted);
+        apply::run(&mut self.maps, &mut self.state, &plan.ops)?;
+        wanted.proxied.extend(plan.proxied);
+        self.proxied = wanted.proxied;
+        Ok(Applied {
+            operations: plan.ops.len(),
+            services: self.state.services.len(),
+            backends: self.state.backends.len(),
+            steered: self.state.steer.len(),
+            proxied: self.proxied.clone(),
+        })
+    }
+
+    /// Tells the operator once.
+    fn warn(&mut self, warning: String) {
+        if self.warnings.insert(warning.clone()) {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
+fn netlink(operation: &str) -> impl FnOnce(io::Error) -> DatapathError {
+    let operation = operation.to_owned();
+    move |source| DatapathError::Netlink { operation, source }
+}
+
+/// An error with its causes.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The maps by type: the only file that names aya's.
+
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, Queue, SockMap},
+    util::nr_cpus,
+};
+use gateway_common::{
+    addr::Addr16,
+    backend::Backend,
+    counters::{Count, Stats},
+    flow::{FlowKey, FlowRef},
+    names::{
+        MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
+        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_STEER,
+        MAP_VERDICTS,
+    },
+    service::{ServiceKey, ServiceValue},
+    settings::Settings,
+    steer::{SteerKey, SteerValue},
+};
+
+use crate::{
+    datapath::{
+        DatapathError,
+        slots::{FlowSlots, Rings},
+    },
+    model::ListenAddress,
+    snapshot::ListenKey,
+};
+
+/// IP protocol number of TCP.
+const TCP: u8 = 6;
+
+/// Handles of every map.
+pub struct Maps {
+    flows: HashMap<MapData, FlowKey, FlowRef>,
+    free_slots: Queue<MapData, u32>,
+    services: HashMap<MapData, ServiceKey, ServiceValue>,
+    backends: Array<MapData, Backend>,
+    service_stats: PerCpuArray<MapData, Stats>,
+    backend_stats: PerCpuArray<MapData, Stats>,
+    drops: PerCpuArray<MapData, Count>,
+    verdicts: PerCpuArray<MapData, Count>,
+    settings: Array<MapData, Settings>,
+    steer: HashMap<MapData, SteerKey, SteerValue>,
+    sockets: SockMap<MapData>,
+    /// FLOW_SLOTS as memory.
+    pub slots: FlowSlots,
+    /// RINGS as memory.
+    pub rings: Rings,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    /// When one is missing or of another type.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let slots = data(ebpf, MAP_FLOW_SLOTS)?;
+        let rings = data(ebpf, MAP_RINGS)?;
+        Ok(Self {
+            flows: typed(ebpf, MAP_FLOWS)?,
+            free_slots: typed(ebpf, MAP_FREE_SLOTS)?,
+            services: typed(ebpf, MAP_SERVICES)?,
+            backends: typed(ebpf, MAP_BACKENDS)?,
+            service_stats: typed(ebpf, MAP_SERVICE_STATS)?,
+            backend_stats: typed(ebpf, MAP_BACKEND_STATS)?,
+            drops: typed(ebpf, MAP_DROPS)?,
+            verdicts: typed(ebpf, MAP_VERDICTS)?,
+            settings: typed(ebpf, MAP_SETTINGS)?,
+            steer: typed(ebpf, MAP_STEER)?,
+            sockets: typed(ebpf, MAP_SOCKETS)?,
+            slots: FlowSlots::new(slots.fd().as_fd(), entries(&slots, MAP_FLOW_SLOTS)?)
+                .map_err(failed(MAP_FLOW_SLOTS, "map into memory", "all"))?,
+            rings: Rings::new(rings.fd().as_fd(), entries(&rings, MAP_RINGS)?).map_err(failed(
+                MAP_RINGS,
+                "map into memory",
+                "all",
+            ))?,
+        })
+    }
+
+    /// Entries of the service map.
+    pub fn max_services(&self) -> u32 {
+        self.service_stats.len()
+    }
+
+    /// Entries of the backend map.
+    pub fn max_backends(&self) -> u32 {
+        self.backends.len()
+    }
+
+    /// Every service.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn services(&self) -> Result<Vec<(SocketAddr, ServiceValue)>, DatapathError> {
+        let entries = self.services.iter().map(|entry| {
+            let (key, value) = entry?;
+            let port = u16::from_be(key.port_be);
+            Ok((SocketAddr::new(IpAddr::from(key.addr), port), value))
+        });
+        entries
+            .collect::<Result<_, MapError>>()
+            .map_err(failed(MAP_SERVICES, "read", "all"))
+    }
+
+    /// Writes a service.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_service(
+        &mut self,
+        destination: SocketAddr,
+        value: ServiceValue,
+    ) -> Result<(), DatapathError> {
+        let key = service_key(destination);
+        self.services
+            .insert(key, value, 0)
+            .map_err(failed(MAP_SERVICES, "write", destination))
+    }
+
+    /// Removes a service; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_service(&mut self, destination: SocketAddr) -> Result<(), DatapathError> {
+        missing_is_fine(self.services.remove(&service_key(destination))).map_err(failed(
+            MAP_SERVICES,
+            "remove",
+            destination,
+        ))
+    }
+
+    /// Every steered destination.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn steered(&self) -> Result<Vec<(ListenKey, SteerValue)>, DatapathError> {
+        let entries = self.steer.iter().map(|entry| {
+            let (key, value) = entry?;
+            let address = match key.addr {
+                Addr16::ANY => ListenAddress::Any,
+                addr => ListenAddress::Ip(addr.into()),
+            };
+            let port = u16::from_be(key.port_be);
+            Ok((ListenKey { address, port }, value))
+        });
+        entries
+            .collect::<Result<_, MapError>>()
+            .map_err(failed(MAP_STEER, "read", "all"))
+    }
+
+    /// Steers a destination.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_steer(&mut self, key: ListenKey, value: SteerValue) -> Result<(), DatapathError> {
+        self.steer
+            .insert(steer_key(key), value, 0)
+            .map_err(failed(MAP_STEER, "write", key))
+    }
+
+    /// Stops steering a destination; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_steer(&mut self, key: ListenKey) -> Result<(), DatapathError> {
+        missing_is_fine(self.steer.remove(&steer_key(key)))
+            .map_err(failed(MAP_STEER, "remove", key))
+    }
+
+    /// A backend's entry.
+    ///
+    /// # Errors
+    /// When the id is beyond the map.
+    pub fn backend(&self, id: u32) -> Result<Backend, DatapathError> {
+        self.backends
+            .get(&id, 0)
+            .map_err(failed(MAP_BACKENDS, "read", id))
+    }
+
+    /// Writes a backend's entry.
+    ///
+    /// # Errors
+    /// When the id is beyond the map.
+    pub fn set_backend(&mut self, id: u32, backend: Backend) -> Result<(), DatapathError> {
+        self.backends
+            .set(id, backend, 0)
+            .map_err(failed(MAP_BACKENDS, "write", id))
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        self.settings
+            .get(&0, 0)
+            .map_err(failed(MAP_SETTINGS, "read", 0))
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.settings
+            .set(0, settings, 0)
+            .map_err(failed(MAP_SETTINGS, "write", 0))
+    }
+
+    /// Puts a listening socket at `index`.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does for a socket that does not listen.
+    pub fn set_socket(&mut self, index: u32, socket: BorrowedFd<'_>) -> Result<(), DatapathError> {
+        self.sockets
+            .set(index, &socket, 0)
+            .map_err(failed(MAP_SOCKETS, "write", index))
+    }
+
+    /// Removes every socket from `index` on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn clear_sockets_from(&mut self, index: u32) -> Result<(), DatapathError> {
+        let stale: Vec<u32> = self
+            .sockets
+            .indices()
+            .filter_map(Result::ok)
+            .filter(|other| *other >= index)
+            .collect();
+        for index in stale {
+            // A closed socket has left the map by itself; reading an index says
+            // nothing about whether it is taken.
+            match self.sockets.clear_index(&index) {
+                Err(MapError::SyscallError(error))
+                    if matches!(
+                        error.io_error.raw_os_error(),
+                        Some(libc::EINVAL | libc::ENOENT)
+                    ) => {}
+                other => missing_is_fine(other).map_err(failed(MAP_SOCKETS, "remove", index))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What a flow key maps to.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowRef>, DatapathError> {
+        match self.flows.get(key, 0) {
+            Ok(found) => Ok(Some(found)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed(MAP_FLOWS, "read", display(key))(error)),
+        }
+    }
+
+    /// Removes a flow key; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
+        missing_is_fine(self.flows.remove(key)).map_err(failed(MAP_FLOWS, "remove", display(key)))
+    }
+
+    /// Gives a slot to the programs.
+    ///
+    /// # Errors
+    /// When the queue is full, which means that a slot is in it twice.
+    pub fn push_free_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.free_slots
+            .push(slot, 0)
+            .map_err(failed(MAP_FREE_SLOTS, "add", slot))
+    }
+
+    /// Takes the slot that would be used next; none when no slot is free.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pop_free_slot(&mut self) -> Result<Option<u32>, DatapathError> {
+        match self.free_slots.pop(0) {
+            Ok(slot) => Ok(Some(slot)),
+            Err(MapError::ElementNotFound) => Ok(None),
+            Err(error) => Err(failed(MAP_FREE_SLOTS, "take", "the first")(error)),
+        }
+    }
+
+    /// Statistics of a service, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the id is beyond the map.
+    pub fn service_stats(&self, id: u32) -> Result<Stats, DatapathError> {
+        sum(&self.service_stats, id).map_err(failed(MAP_SERVICE_STATS, "read", id))
+    }
+
+    /// Statistics of a backend, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the id is beyond the map.
+    pub fn backend_stats(&self, id: u32) -> Result<Stats, DatapathError> {
+        sum(&self.backend_stats, id).map_err(failed(MAP_BACKEND_STATS, "read", id))
+    }
+
+    /// Zeroes the statistics of a service.
+    ///
+    /// # Errors
+    /// When the id is beyond the map.
+    pub fn clear_service_stats(&mut self, id: u32) -> Result<(), DatapathError> {
+        zero(&mut self.service_stats, id).map_err(failed(MAP_SERVICE_STATS, "clear", id))
+    }
+
+    /// Zeroes the statistics of a backend.
+    ///
+    /// # Errors
+    /// When the id is beyond the map.
+    pub fn clear_backend_stats(&mut self, id: u32) -> Result<(), DatapathError> {
+        zero(&mut self.backend_stats, id).map_err(failed(MAP_BACKEND_STATS, "clear", id))
+    }
+
+    /// Packets dropped for the reason with this number.
+    ///
+    /// # Errors
+    /// When the number is beyond the map.
+    pub fn drops(&self, reason: u32) -> Result<Count, DatapathError> {
+        count(&self.drops, reason).map_err(failed(MAP_DROPS, "read", reason))
+    }
+
+    /// Packets with the verdict of this number.
+    ///
+    /// # Errors
+    /// When the number is beyond the map.
+    pub fn verdicts(&self, verdict: u32) -> Result<Count, DatapathError> {
+        count(&self.verdicts, verdict).map_err(failed(MAP_VERDICTS, "read", verdict))
+    }
+}
+
+fn service_key(destination: SocketAddr) -> ServiceKey {
+    ServiceKey {
+        addr: destination.ip().into(),
+        port_be: destination.port().to_be(),
+        proto: TCP,
+        _pad: 0,
+    }
+}
+
+fn steer_key(key: ListenKey) -> SteerKey {
+    SteerKey {
+        addr: match key.address {
+            ListenAddress::Any => Addr16::ANY,
+            ListenAddress::Ip(ip) => ip.into(),
+        },
+        port_be: key.port.to_be(),
+        proto: TCP,
+        _pad: 0,
+    }
+}
+
+fn display(key: &FlowKey) -> String {
+    let end = |addr: Addr16, port_be: u16| SocketAddr::new(addr.into(), u16::from_be(port_be));
+    format!(
+        "{} to {}",
+        end(key.src, key.src_port_be),
+        end(key.dst, key.dst_port_be)
+    )
+}
+
+fn sum(map: &PerCpuArray<MapData, Stats>, id: u32) -> Result<Stats, MapError> {
+    let values = map.get(&id, 0)?;
+    Ok(values.iter().fold(Stats::default(), |total, cpu| Stats {
+        flows: total.flows.wrapping_add(cpu.flows),
+        refused: total.refused.wrapping_add(cpu.refused),
+        packets_in: total.packets_in.wrapping_add(cpu.packets_in),
+        bytes_in: total.bytes_in.wrapping_add(cpu.bytes_in),
+        packets_out: total.packets_out.wrapping_add(cpu.packets_out),
+        bytes_out: total.bytes_out.wrapping_add(cpu.bytes_out),
+    }))
+}
+
+fn count(map: &PerCpuArray<MapData, Count>, index: u32) -> Result<Count, MapError> {
+    let values = map.get(&index, 0)?;
+    Ok(values.iter().fold(Count::default(), |total, cpu| Count {
+        packets: total.packets.wrapping_add(cpu.packets),
+        bytes: total.bytes.wrapping_add(cpu.bytes),
+    }))
+}
+
+fn zero(
+    map: &mut PerCpuArray<MapData, Stats>,
+    id: u32,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let cpus = nr_cpus().map_err(|(path, error)| format!("{path}: {error}"))?;
+    let values = PerCpuValues::try_from(vec![Stats::default(); cpus])?;
+    Ok(map.set(id, values, 0)?)
+}
+
+fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    ebpf.take_map(name).ok_or_else(|| DatapathError::Load {
+        what: name,
+        source: "the object has no such map".into(),
+    })
+}
+
+fn typed<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    take(ebpf, name)?
+        .try_into()
+        .map_err(|error: MapError| DatapathError::Load {
+            what: name,
+            source: error.into(),
+        })
+}
+
+fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
+    match take(ebpf, name)? {
+        Map::Array(data) => Ok(data),
+        _ => Err(DatapathError::Load {
+            what: name,
+            source: "the object has another type of map under this name".into(),
+        }),
+    }
+}
+
+fn entries(data: &MapData, name: &'static str) -> Result<u32, DatapathError> {
+    Ok(data
+        .info()
+        .map_err(failed(name, "describe", "all"))?
+        .max_entries())
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    map: &'static str,
+    operation: &'static str,
+    key: impl Display,
+) -> impl FnOnce(E) -> DatapathError {
+    let key = key.to_string();
+    move |error| DatapathError::Map {
+        map,
+        operation,
+        key,
+        source: error.into(),
+    }
+}
+
+/// Key and value sizes of every map, as this version writes them: what a pinned
+/// map must have to be adopted.
+pub fn layout() -> [(&'static str, u32, u32); 13] {
+    fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
+        (name, size_of::<K>() as u32, size_of::<V>() as u32)
+    }
+    [
+        of::<FlowKey, FlowRef>(MAP_FLOWS),
+        of::<u32, gateway_common::flow::FlowSlot>(MAP_FLOW_SLOTS),
+        (MAP_FREE_SLOTS, 0, 4),
+        of::<ServiceKey, ServiceValue>(MAP_SERVICES),
+        of::<u32, gateway_common::service::RingChunk>(MAP_RINGS),
+        of::<u32, Backend>(MAP_BACKENDS),
+        of::<u32, Stats>(MAP_SERVICE_STATS),
+        of::<u32, Stats>(MAP_BACKEND_STATS),
+        of::<u32, Count>(MAP_DROPS),
+        of::<u32, Count>(MAP_VERDICTS),
+        of::<u32, Settings>(MAP_SETTINGS),
+        of::<SteerKey, SteerValue>(MAP_STEER),
+        of::<u32, u32>(MAP_SOCKETS),
+    ]
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the datapath tells the operator. Plain data, for admin and status.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::Serialize;
+
+use crate::datapath::serves::NotInKernel;
+
+/// What an applied snapshot changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// Map operations run.
+    pub operations: usize,
+    /// Forwarded (address, port) pairs now in the kernel.
+    pub services: usize,
+    /// Backends now in the kernel.
+    pub backends: usize,
+    /// (address, port) pairs now steered to the agent.
+    pub steered: usize,
+    /// Forwarded pairs that the agent proxies instead, and why.
+    pub proxied: Vec<Proxied>,
+}
+
+/// A forwarded (address, port) the kernel cannot serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Proxied {
+    /// The destination clients use.
+    pub destination: SocketAddr,
+    /// Why.
+    pub reason: NotInKernel,
+}
+
+/// What a sweep of the flow table did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// Flows in use after it.
+    pub active: u32,
+    /// Flows that ended and whose addresses are not reused yet.
+    pub closing: u32,
+    /// Flows removed after both sides closed, or a reset.
+    pub closed: u32,
+    /// Flows removed because nothing was seen for their timeout.
+    pub expired: u32,
+    /// Slots taken back from a program that never finished them.
+    pub reclaimed: u32,
+}
+
+/// What a detach removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Detached {
+    /// Links, by their file name.
+    pub links: Vec<String>,
+    /// Maps, by name.
+    pub maps: Vec<String>,
+    /// Addresses given back.
+    pub vips: Vec<IpAddr>,
+}
+
+/// The state of the kernel side.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DatapathReport {
+    /// Snapshot generation in force.
+    pub generation: u32,
+    /// Where programs run.
+    pub interfaces: Vec<InterfaceReport>,
+    /// Packets and bytes by verdict.
+    pub verdicts: BTreeMap<&'static str, CountReport>,
+    /// Packets and bytes dropped by reason.
+    pub drops: BTreeMap<&'static str, CountReport>,
+    /// Forwarded destinations.
+    pub services: Vec<ServiceReport>,
+    /// Backends by id.
+    pub backends: Vec<BackendReport>,
+    /// (address, port) pairs steered to the agent.
+    pub steered: usize,
+    /// Forwarded pairs the agent proxies, and why.
+    pub proxied: Vec<Proxied>,
+    /// The flow table.
+    pub flows: FlowTableReport,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// One interface with a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InterfaceReport {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// `wire` or `pod`.
+    pub role: &'static str,
+    /// `xdp-native`, `xdp-generic` or `tc`.
+    pub mode: &'static str,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CountReport {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Traffic of a service or a backend since its id was given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TrafficReport {
+    /// Flows created.
+    pub flows: u64,
+    /// New flows refused.
+    pub refused: u64,
+    /// Packets towards backends.
+    pub packets_in: u64,
+    /// Bytes towards backends.
+    pub bytes_in: u64,
+    /// Packets towards clients.
+    pub packets_out: u64,
+    /// Bytes towards clients.
+    pub bytes_out: u64,
+}
+
+/// One forwarded destination. A service on several addresses is listed once
+/// for each, with the same id and the same traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceReport {
+    /// The destination clients use.
+    pub destination: SocketAddr,
+    /// Index of its statistics.
+    pub id: u32,
+    /// Slots of its ring; 0 refuses new flows.
+    pub ring_size: u32,
+    /// Snapshot generation that wrote it.
+    pub generation: u32,
+    /// Its traffic.
+    pub traffic: TrafficReport,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackendReport {
+    /// Its id.
+    pub id: u32,
+    /// Where.
+    pub address: SocketAddr,
+    /// `dnat`, `snat`, or `unreachable` while there is no route to it.
+    pub forwarding: &'static str,
+    /// Source address with `snat`.
+    pub source: Option<IpAddr>,
+    /// Its traffic.
+    pub traffic: TrafficReport,
+}
+
+/// The flow table as the last sweep saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FlowTableReport {
+    /// Slots.
+    pub capacity: u32,
+    /// The last sweep.
+    pub last_sweep: Swept,
+    /// Flows removed since start: closed, expired and reclaimed.
+    pub removed: u64,
+}
+
+/// One flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowReport {
+    /// Its slot.
+    pub slot: u32,
+    /// `active` or `closing`.
+    pub state: &'static str,
+    /// `syn-sent`, `syn-received`, `established`, `fin-wait`, `closing` or
+    /// `reset`.
+    pub tcp_state: &'static str,
+    /// `dnat` or `snat`.
+    pub kind: &'static str,
+    /// The client as it is seen.
+    pub client: SocketAddr,
+    /// What the client connects to.
+    pub destination: SocketAddr,
+    /// Where it was sent.
+    pub backend: SocketAddr,
+    /// The source the backend sees.
+    pub source: SocketAddr,
+    /// Index of the service.
+    pub service_id: u32,
+    /// Index of the backend.
+    pub backend_id: u32,
+    /// Snapshot generation that created it.
+    pub generation: u32,
+    /// Seconds since creation.
+    pub age_s: u64,
+    /// Seconds since the last packet.
+    pub idle_s: u64,
+    /// Packets from the client.
+    pub packets_in: u64,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Packets to the client.
+    pub packets_out: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+}

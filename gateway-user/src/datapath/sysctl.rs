@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kernel settings the datapath depends on. One that cannot be written is a
+//! warning that names it: containers often have them read-only, and set right.
+
+use std::{fs, ops::RangeInclusive, path::PathBuf};
+
+/// Lets the node forward at all.
+pub fn enable_forwarding() -> Vec<String> {
+    set(&["net", "ipv4", "ip_forward"], "1")
+        .into_iter()
+        .collect()
+}
+
+/// Lets an interface take and send forwarded packets. `accept_local` is for
+/// packets that were rewritten before they reach the stack (when the next hop's
+/// MAC is not known yet): their source is an address of this node.
+pub fn enable_interface(interface: &str) -> Vec<String> {
+    [("forwarding", "1"), ("accept_local", "1")]
+        .into_iter()
+        .filter_map(|(key, value)| set(&["net", "ipv4", "conf", interface, key], value))
+        .collect()
+}
+
+/// Keeps the kernel from giving SNAT ports to sockets.
+pub fn reserve_ports(ports: &RangeInclusive<u16>) -> Vec<String> {
+    let key = ["net", "ipv4", "ip_local_reserved_ports"];
+    let reserved = fs::read_to_string(path(&key)).unwrap_or_default();
+    match with_range(&reserved, ports) {
+        Some(ranges) => set(&key, &ranges).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// The list with `ports` added; none when it covers them already.
+fn with_range(reserved: &str, ports: &RangeInclusive<u16>) -> Option<String> {
+    let reserved = reserved.trim();
+    let covered = reserved
+        .split(',')
+        .filter_map(parse)
+        .any(|range| range.contains(ports.start()) && range.contains(ports.end()));
+    if covered {
+        return None;
+    }
+    let ours = format!("{}-{}", ports.start(), ports.end());
+    Some(if reserved.is_empty() {
+        ours
+    } else {
+        format!("{reserved},{ours}")
+    })
+}
+
+fn parse(range: &str) -> Option<RangeInclusive<u16>> {
+    let (start, end) = range.split_once('-').unwrap_or((range, range));
+    Some(start.trim().parse().ok()?..=end.trim().parse().ok()?)
+}
+
+fn path(key: &[&str]) -> PathBuf {
+    let mut path = PathBuf::from("/proc/sys");
+    path.extend(key);
+    path
+}
+
+/// Writes a value that is not there yet; the warning when that fails.
+fn set(key: &[&str], value: &str) -> Option<String> {
+    let path = path(key);
+    let before = fs::read_to_string(&path);
+    if before.is_ok_and(|before| before.trim() == value) {
+        return None;
+    }
+    match fs::write(&path, value) {
+        Ok(()) => {
+            tracing::info!(sysctl = %key.join("/"), value, "set");
+            None
+        }
+        Err(error) => Some(format!(
+            "cannot set {} to {value} ({error}): set it on the node",
+            path.display()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_range;
+
+    #[test]
+    fn ranges_are_added_to_what_is_reserved() {
+        let cases = [
+            ("\n", Some("61000-65535")),
+            ("8080,9148\n", Some("8080,9148,61000-65535")),
+            ("61000-65535\n", None),
+            ("8080,60000-65535", None),
+            ("61001-65535", Some("61001-65535,61000-65535")),
+            ("garbage", Some("garbage,61000-65535")),
+        ];
+        for (reserved, expected) in cases {
+            assert_eq!(
+                with_range(reserved, &(61_000..=65_535)).as_deref(),
+                expected,
+                "{reserved:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel tables that a snapshot asks for, given what the node looks like:
+//! pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use gateway_common::{
+    addr::Addr16,
+    backend::{Backend, FORWARD_DNAT, FORWARD_SNAT, NO_BACKEND},
+    service::{HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS},
+    steer::SteerValue,
+};
+
+use crate::{
+    datapath::{
+        report::Proxied,
+        serves::{NotInKernel, kernel_serves},
+    },
+    model::{ForwardingMode, HashPolicy, ListenAddress},
+    snapshot::{BackendTarget, ListenKey, Service, Snapshot},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// The parts of a snapshot the kernel needs, kept to follow the node when its
+/// addresses and routes change.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Of the snapshot.
+    pub generation: u32,
+    /// Every listener.
+    pub listeners: Vec<ListenKey>,
+    /// Those to forward.
+    pub services: BTreeMap<ListenKey, Arc<Service>>,
+    /// Their backends.
+    pub backends: BTreeMap<u32, BackendTarget>,
+}
+
+impl From<&Snapshot> for Desired {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            // Only compared for equality, and shown: it may wrap.
+            generation: snapshot.generation as u32,
+            listeners: snapshot.listeners.keys().copied().collect(),
+            services: snapshot.services.clone(),
+            backends: snapshot.backends.clone(),
+        }
+    }
+}
+
+/// What the node looks like.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// What a listener for any address stands for: the VIPs, else the node's
+    /// own addresses that are not loopback.
+    pub addresses: BTreeSet<IpAddr>,
+    /// How each backend address is reached.
+    pub routes: HashMap<IpAddr, Reach>,
+    /// What `auto` stands for; `auto` itself decides by the route.
+    pub forwarding: ForwardingMode,
+    /// Listening sockets of the agent.
+    pub sockets: u32,
+    /// Entries of the service map.
+    pub max_services: usize,
+    /// Entries of the backend map.
+    pub max_backends: u32,
+}
+
+/// How a backend is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It is this node.
+    Local,
+    /// Out through an interface.
+    Out {
+        /// Whether that is a pod interface, where replies come back.
+        pod: bool,
+        /// The node's address towards it.
+        source: IpAddr,
+    },
+}
+
+/// What the maps should hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tables {
+    /// Of the snapshot.
+    pub generation: u32,
+    /// By destination.
+    pub services: BTreeMap<SocketAddr, Entry>,
+    /// By id.
+    pub backends: BTreeMap<u32, Backend>,
+    /// By listener; [`ListenAddress::Any`] is one entry.
+    pub steer: BTreeMap<ListenKey, SteerValue>,
+    /// Forwarded destinations left to the agent.
+    pub proxied: Vec<Proxied>,
+}
+
+/// A forwarded destination, its ring not yet placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Index of its statistics.
+    pub service_id: u32,
+    /// Backend ids by slot.
+    pub ring: Arc<[u32]>,
+    /// `HASH_*`.
+    pub hash_policy: u32,
+    /// Seconds; 0 for the default.
+    pub established_timeout_s: u32,
+}
+
+/// The tables for `desired` on a node with these surroundings.
+pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
+    let mut tables = Tables {
+        generation: desired.generation,
+        ..Tables::default()
+    };
+    let steer = SteerValue {
+        socket_base: 0,
+        socket_count: around.sockets,
+    };
+    tables.steer = desired.listeners.iter().map(|key| (*key, steer)).collect();
+
+    let exact: BTreeSet<ListenKey> = desired.listeners.iter().copied().collect();
+    let mut used: BTreeSet<u32> = BTreeSet::new();
+    for (key, service) in &desired.services {
+        let destinations: Vec<SocketAddr> = match key.address {
+            ListenAddress::Ip(ip) => vec![SocketAddr::new(ip.to_canonical(), key.port)],
+            // An address that has a listener of its own on this port keeps it.
+            ListenAddress::Any => around
+                .addresses
+                .iter()
+                .filter(|ip| {
+                    !exact.contains(&ListenKey {
+                        address: ListenAddress::Ip(**ip),
+                        port: key.port,
+                    })
+                })
+                .map(|ip| SocketAddr::new(*ip, key.port))
+                .collect(),
+        };
+        for destination in destinations {
+            let verdict = kernel_serves(destination.ip(), service, &desired.backends)
+                .and_then(|()| fits(&tables, service, desired, around));
+            if let Err(reason) = verdict {
+                tables.proxied.push(Proxied {
+                    destination,
+                    reason,
+                });
+                continue;
+            }
+            used.extend(service.members.iter().map(|(id, _)| *id));
+            let entry = Entry {
+                service_id: service.id,
+                ring: Arc::clone(&service.ring),
+                hash_policy: match service.hash_policy {
+                    HashPolicy::FiveTuple => HASH_FIVE_TUPLE,
+                    HashPolicy::SourceAddress => HASH_SOURCE_ADDRESS,
+                },
+                established_timeout_s: service.idle_timeout.map_or(0, |timeout| {
+                    timeout.as_secs().clamp(1, u64::from(u32::MAX)) as u32
+                }),
+            };
+            tables.services.insert(destination, entry);
+        }
+    }
+    tables.backends = used
+        .into_iter()
+        .filter_map(|id| Some((id, backend(desired.backends.get(&id)?, around))))
+        .collect();
+    tables
+}
+
+/// What only this node knows: sizes and routes.
+fn fits(
+    tables: &Tables,
+    service: &Service,
+    desired: &Desired,
+    around: &Surroundings,
+) -> Result<(), NotInKernel> {
+    // The id indexes the statistics map, which is as large as the table.
+    if tables.services.len() >= around.max_services || service.id as usize >= around.max_services {
+        return Err(NotInKernel::ServicesFull);
+    }
+    for (id, _) in service.members.iter() {
+        if *id >= around.max_backends {
+            return Err(NotInKernel::BackendsFull);
+        }
+        let ip = desired
+            .backends
+            .get(id)
+            .map(|target| target.address.ip().to_canonical());
+        if ip.and_then(|ip| around.routes.get(&ip)) == Some(&Reach::Local) {
+            return Err(NotInKernel::LocalBackend);
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's entry. A backend without a route is left unusable, so that
+/// flows to it are counted as refused until there is one.
+fn backend(target: &BackendTarget, around: &Surroundings) -> Backend {
+    let ip = target.address.ip().to_canonical();
+    let mut backend = Backend {
+        addr: ip.into(),
+        snat_addr: Addr16::ANY,
+        port_be: target.address.port().to_be(),
+        _pad: 0,
+        forwarding: 0,
+    };
+    let Some(Reach::Out { pod, source }) = around.routes.get(&ip) else {
+        return backend;
+    };
+    let mode = match target.forwarding {
+        ForwardingMode::Auto => around.forwarding,
+        mode => mode,
+    };
+    let dnat = match mode {
+        ForwardingMode::Dnat => true,
+        ForwardingMode::Snat => false,
+        ForwardingMode::Auto => *pod,
+    };
+    if dnat {
+        backend.forwarding = FORWARD_DNAT;
+    } else {
+        backend.forwarding = FORWARD_SNAT;
+        backend.snat_addr = (*source).into();
+    }
+    backend
+}
+
+/// The backend ids in a ring.
+pub fn ids_of(ring: &[u32]) -> BTreeSet<u32> {
+    ring.iter()
+        .copied()
+        .filter(|id| *id != NO_BACKEND)
+        .collect()
+}

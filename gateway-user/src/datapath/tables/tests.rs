@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Expansion of addresses, forwarding modes, and what the agent keeps.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway_common::{
+    addr::Addr16,
+    backend::{FORWARD_DNAT, FORWARD_SNAT},
+};
+
+use super::{Desired, Reach, Surroundings, Tables, tables};
+use crate::{
+    datapath::serves::NotInKernel,
+    model::{ForwardingMode, HashPolicy, ListenAddress},
+    snapshot::{BackendTarget, ListenKey, Service},
+};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn key(address: &str, port: u16) -> ListenKey {
+    let address = match address {
+        "*" => ListenAddress::Any,
+        text => ListenAddress::Ip(ip(text)),
+    };
+    ListenKey { address, port }
+}
+
+/// Forwarded listeners with the backend each leads to.
+fn desired(services: &[(ListenKey, &str, ForwardingMode)]) -> Desired {
+    let mut desired = Desired {
+        generation: 3,
+        ..Desired::default()
+    };
+    for (id, (key, backend, forwarding)) in (0..).zip(services) {
+        let backend_id = id + 1;
+        let target = BackendTarget {
+            address: backend.parse().expect("an address"),
+            forwarding: *forwarding,
+        };
+        desired.backends.insert(backend_id, target);
+        let service = Service {
+            id,
+            hash_policy: HashPolicy::SourceAddress,
+            forwarding: *forwarding,
+            idle_timeout: Some(Duration::from_millis(300)),
+            members: [(backend_id, 1)].into(),
+            ring: [backend_id].into(),
+        };
+        desired.services.insert(*key, Arc::new(service));
+        desired.listeners.push(*key);
+    }
+    desired
+}
+
+fn around(addresses: &[&str], routes: &[(&str, Reach)]) -> Surroundings {
+    Surroundings {
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        routes: routes
+            .iter()
+            .map(|(text, reach)| (ip(text), *reach))
+            .collect(),
+        forwarding: ForwardingMode::Auto,
+        sockets: 2,
+        max_services: 100,
+        max_backends: 100,
+    }
+}
+
+fn out(pod: bool) -> Reach {
+    Reach::Out {
+        pod,
+        source: ip("10.0.0.254"),
+    }
+}
+
+fn reasons(tables: &Tables) -> BTreeMap<SocketAddr, NotInKernel> {
+    tables
+        .proxied
+        .iter()
+        .map(|p| (p.destination, p.reason))
+        .collect()
+}
+
+#[test]
+fn any_address_is_each_address_without_a_listener_of_its_own() {
+    let mut desired = desired(&[(key("*", 443), "10.0.0.1:443", ForwardingMode::Auto)]);
+    desired.listeners.push(key("10.97.0.2", 443));
+    let around = around(&["10.97.0.1", "10.97.0.2"], &[("10.0.0.1", out(false))]);
+    let tables = tables(&desired, &around);
+    let destinations: Vec<String> = tables.services.keys().map(ToString::to_string).collect();
+    assert_eq!(destinations, ["10.97.0.1:443"]);
+    // Both are steered as well, for what reaches the stack.
+    assert_eq!(tables.steer.len(), 2);
+    assert!(tables.steer.values().all(|value| value.socket_count == 2));
+}
+
+#[test]
+fn auto_is_dnat_through_pods_and_snat_elsewhere() {
+    let cases = [
+        (
+            ForwardingMode::Auto,
+            ForwardingMode::Auto,
+            true,
+            FORWARD_DNAT,
+        ),
+        (
+            ForwardingMode::Auto,
+            ForwardingMode::Auto,
+            false,
+            FORWARD_SNAT,
+        ),
+        (
+            ForwardingMode::Dnat,
+            ForwardingMode::Auto,
+            false,
+            FORWARD_DNAT,
+        ),
+        (
+            ForwardingMode::Snat,
+            ForwardingMode::Auto,
+            true,
+            FORWARD_SNAT,
+        ),
+        (
+            ForwardingMode::Auto,
+            ForwardingMode::Dnat,
+            false,
+            FORWARD_DNAT,
+        ),
+        (
+            ForwardingMode::Snat,
+            ForwardingMode::Dnat,
+            true,
+            FORWARD_SNAT,
+        ),
+    ];
+    for (service, default, pod, expected) in cases {
+        let desired = desired(&[(key("10.97.0.1", 80), "10.0.0.1:8080", service)]);
+        let mut around = around(&[], &[("10.0.0.1", out(pod))]);
+        around.forwarding = default;
+        let tables = tables(&desired, &around);
+        let backend = tables.backends[&1];
+        assert_eq!(
+            backend.forwarding, expected,
+            "{service:?} {default:?} {pod}"
+        );
+        let source = match expected {
+            FORWARD_SNAT => Addr16::from_v4([10, 0, 0, 254]),
+            _ => Addr16::ANY,
+        };
+        assert_eq!(backend.snat_addr, source);
+        assert_eq!(backend.port_be, 8080u16.to_be());
+    }
+}
+
+#[test]
+fn a_backend_without_a_route_refuses_flows() {
+    let desired = desired(&[(key("10.97.0.1", 80), "10.0.0.1:80", ForwardingMode::Auto)]);
+    let tables = tables(&desired, &around(&[], &[]));
+    assert_eq!(tables.backends[&1].forwarding, 0);
+    assert_eq!(tables.services.len(), 1);
+}
+
+#[test]
+fn what_the_kernel_cannot_forward_is_steered() {
+    let auto = ForwardingMode::Auto;
+    let desired = desired(&[
+        (key("fd97::1", 1), "10.0.0.1:1", auto),
+        (key("10.97.0.1", 2), "[fd00::1]:1", auto),
+        (key("10.97.0.1", 3), "127.0.0.1:1", auto),
+        (key("10.97.0.1", 4), "10.0.0.254:1", auto),
+        (key("10.97.0.1", 5), "10.0.0.1:1", auto),
+    ]);
+    let around = around(
+        &[],
+        &[("10.0.0.1", out(false)), ("10.0.0.254", Reach::Local)],
+    );
+    let tables = tables(&desired, &around);
+    let expected = [
+        ("[fd97::1]:1", NotInKernel::Ipv6Address),
+        ("10.97.0.1:2", NotInKernel::Ipv6Backend),
+        ("10.97.0.1:3", NotInKernel::LoopbackBackend),
+        ("10.97.0.1:4", NotInKernel::LocalBackend),
+    ]
+    .map(|(text, reason)| (text.parse().expect("an address"), reason));
+    assert_eq!(reasons(&tables), expected.into());
+    assert_eq!(tables.services.len(), 1);
+    assert_eq!(tables.steer.len(), 5);
+    // Backends of proxied services are not the kernel's.
+    assert_eq!(tables.backends.keys().copied().collect::<Vec<_>>(), [5]);
+}
+
+#[test]
+fn full_tables_leave_the_rest_to_the_agent() {
+    let auto = ForwardingMode::Auto;
+    let desired = desired(&[
+        (key("10.97.0.1", 1), "10.0.0.1:1", auto),
+        (key("10.97.0.1", 2), "10.0.0.2:1", auto),
+        (key("10.97.0.1", 3), "10.0.0.3:1", auto),
+    ]);
+    let mut around = around(&[], &[]);
+    around.max_services = 2;
+    let services = reasons(&tables(&desired, &around));
+    assert_eq!(
+        services.values().collect::<Vec<_>>(),
+        [&NotInKernel::ServicesFull]
+    );
+    around.max_services = 9;
+    around.max_backends = 2;
+    let backends = reasons(&tables(&desired, &around));
+    assert_eq!(
+        backends.values().collect::<Vec<_>>(),
+        [&NotInKernel::BackendsFull; 2]
+    );
+}
+
+#[test]
+fn a_timeout_below_a_second_is_not_the_default() {
+    let desired = desired(&[(key("10.97.0.1", 80), "10.0.0.1:80", ForwardingMode::Auto)]);
+    let tables = tables(&desired, &around(&[], &[]));
+    let entry = tables.services.values().next().expect("a service");
+    assert_eq!(entry.established_timeout_s, 1);
+}
