@@ -4,22 +4,35 @@
 //! Everything here belongs to one worker thread: no lock, no atomic reference
 //! count on the path of a request. [`router`] and the checks are pure.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use crate::{
     balance::Balancer,
     drain::DrainWatcher,
+    http::{guard::Turn, upstream::Pool},
     snapshot::HttpTable,
-    telemetry::{
-        access::{CloseReason, Mode},
-        counters::WorkerCounters,
-    },
+    telemetry::{access::Mode, counters::WorkerCounters},
 };
 
+mod deadline;
+mod exchange;
+mod forward;
+pub mod framing;
+mod guard;
+mod headers;
 pub mod path;
+mod request_body;
+mod respond;
+mod response_body;
 pub mod router;
+mod server;
+mod upstream;
+mod upstream_guard;
+pub mod validate;
+
+pub use server::serve;
 
 /// A client connection that speaks HTTP.
 pub struct Connection {
@@ -85,12 +98,12 @@ impl Default for HttpLimits {
 }
 
 /// What the HTTP connections of one thread share.
-#[expect(dead_code, reason = "the forwarder lands next")]
 pub struct HttpWorker {
     counters: Arc<WorkerCounters>,
     balancer: Rc<Balancer>,
     drain: DrainWatcher,
-    limits: HttpLimits,
+    limits: Rc<HttpLimits>,
+    pool: Rc<Pool>,
 }
 
 impl HttpWorker {
@@ -106,17 +119,36 @@ impl HttpWorker {
             counters,
             balancer,
             drain,
-            limits,
+            limits: Rc::new(limits),
+            pool: Rc::default(),
         })
     }
 }
 
-/// Serves HTTP on `io` until the connection ends. Runs on a `LocalSet`.
-pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
-    io: IO,
-    connection: Connection,
-    worker: &Rc<HttpWorker>,
-) -> CloseReason {
-    let _ = (io, connection, worker);
-    CloseReason::Internal
+/// What the requests of one connection share.
+pub(crate) struct Client {
+    peer: SocketAddr,
+    local: SocketAddr,
+    mode: Mode,
+    table: Rc<dyn Fn() -> Arc<HttpTable>>,
+    worker: Rc<HttpWorker>,
+    /// Of HTTP/1.
+    turn: Option<Rc<Turn>>,
+    /// Requests not yet answered in full.
+    active: Cell<usize>,
+    /// When the last one ended.
+    last_active: Cell<Instant>,
 }
+
+impl Client {
+    /// As the client sees the gateway.
+    fn scheme(&self) -> &'static str {
+        match self.mode {
+            Mode::PlainHttp => "http",
+            _ => "https",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
