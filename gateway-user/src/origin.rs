@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where a piece of configuration was written.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A position in a configuration file, and the object found there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +31,14 @@ impl Origin {
             file: Arc::clone(&self.file),
             line,
         }
+    }
+
+    /// A path as this file means it: relative ones start from its directory.
+    pub fn beside(&self, path: &str) -> PathBuf {
+        Path::new(&*self.file)
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(path)
     }
 }
 

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The rules of Istio's kinds.
+//!
+//! Order of precedence is that of [`ResourceSet`](crate::resource::ResourceSet):
+//! where Istio says "oldest first", this does.
+
+use crate::{model::Listener, translate::Context};
+
+mod attach;
+mod destination;
+mod destination_rule;
+mod gateway;
+mod http;
+mod http_action;
+mod http_match;
+mod server_tls;
+mod tcp;
+mod tls;
+
+pub use destination_rule::Policies;
+
+/// Every listener of every Gateway that this agent serves.
+pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {
+    let binds = gateway::binds(context);
+    attach::check(context, &binds);
+    binds
+        .iter()
+        .filter_map(|bind| match bind.family {
+            gateway::Family::Tcp => tcp::listener(context, bind),
+            gateway::Family::Tls => tls::listener(context, bind),
+            gateway::Family::Http => Some(http::listener(context, bind)),
+        })
+        .collect()
+}

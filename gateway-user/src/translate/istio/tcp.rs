@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Rules for whole connections: raw TCP, and TLS that ends here.
+
+use crate::{
+    diagnostic::Reason,
+    model::{ForwardingMode, HashPolicy, Listener, ListenerKind, TcpDestination, TcpRoute},
+    resource::{Meta, Place, istio::virtual_service::RouteDestination},
+    translate::{
+        Context,
+        istio::{
+            attach::{Narrowing, Scope, attached},
+            destination::{Resolved, shares},
+            gateway::{Bind, Server},
+        },
+    },
+};
+
+/// The listener of a TCP server; none without a rule for it.
+pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> {
+    let server = &bind.servers[0];
+    let route = owner(context, server, bind.port)?;
+    Some(Listener {
+        address: bind.address,
+        port: bind.port,
+        kind: ListenerKind::Forward(route),
+        origin: server.place.origin(),
+    })
+}
+
+/// The one `tcp` rule that takes every connection of a server: the first that
+/// fits, of the first VirtualService that has one.
+pub fn owner(context: &mut Context<'_>, server: &Server<'_>, port: u16) -> Option<TcpRoute> {
+    let scope = Scope {
+        gateway: &server.gateway.meta.id,
+        port,
+        secure: false,
+    };
+    let mut found: Option<TcpRoute> = None;
+    for attached in attached(context, server) {
+        let meta = &attached.object.meta;
+        for (index, rule) in attached.object.spec.tcp.iter().enumerate() {
+            let place = meta.spec().key("tcp").index(index);
+            if refuses_unknown_conditions(context, place) {
+                continue;
+            }
+            let mut fits = rule.matches.is_empty();
+            for (index, condition) in rule.matches.iter().enumerate() {
+                let place = place.key("match").index(index);
+                if !condition.destination_subnets.is_empty() || condition.source_subnet.is_some() {
+                    context.findings.not_acted_on(place, "matching by subnet");
+                    // Without the condition the rule would take more.
+                    continue;
+                }
+                fits |= scope.admits(
+                    context,
+                    &Narrowing {
+                        gateways: &condition.gateways,
+                        port: condition.port,
+                        source_labels: &condition.source_labels,
+                        source_namespace: condition.source_namespace.as_deref(),
+                    },
+                    &meta.id.namespace,
+                );
+            }
+            if !fits {
+                continue;
+            }
+            match &found {
+                None => {
+                    found = Some(route(context, meta, &rule.route, place, scope, "tcp"));
+                }
+                Some(first) => context.findings.warning(
+                    place,
+                    Reason::Shadowed,
+                    format!(
+                        "this tcp rule of VirtualService {} is never reached: the rule at {} takes every connection of port {port}",
+                        meta.id, first.origin
+                    ),
+                ),
+            }
+        }
+    }
+    if found.is_none() {
+        context.findings.warning(
+            server.place,
+            Reason::NoRoute,
+            format!(
+                "no tcp rule of a VirtualService serves the {} (port {port}); connections are refused",
+                server.label()
+            ),
+        );
+    }
+    found
+}
+
+/// Whether a rule has conditions this gateway does not know: without them it
+/// would take connections it was not meant for.
+pub fn refuses_unknown_conditions(context: &mut Context<'_>, place: Place<'_>) -> bool {
+    let unknown = place.key("match").unknown_fields();
+    if unknown.is_empty() {
+        return false;
+    }
+    context.findings.error(
+        place.key("match"),
+        Reason::UnknownField,
+        format!(
+            "this rule is dropped, because without its unknown condition {} it would match more; correct or remove it",
+            unknown.join(", ")
+        ),
+    );
+    true
+}
+
+/// Destinations of a rule. Where none can be used, connections are refused
+/// rather than left to another rule.
+pub fn route(
+    context: &mut Context<'_>,
+    meta: &Meta,
+    destinations: &[RouteDestination],
+    place: Place<'_>,
+    scope: Scope<'_>,
+    protocol: &str,
+) -> TcpRoute {
+    let weights: Vec<Option<i64>> = destinations.iter().map(|d| d.weight).collect();
+    let mut resolved: Vec<Resolved> = Vec::new();
+    if destinations.is_empty() {
+        context.findings.error(
+            place,
+            Reason::MissingField,
+            format!(
+                "a {protocol} rule needs a route with a destination; its connections are refused"
+            ),
+        );
+    } else {
+        match shares(&weights) {
+            Err(error) => context.findings.error(
+                place.key("route"),
+                Reason::InvalidValue,
+                format!("{error}; connections of this rule are refused"),
+            ),
+            Ok(shares) => {
+                for (index, (destination, share)) in destinations.iter().zip(shares).enumerate() {
+                    if share == 0 {
+                        continue;
+                    }
+                    let place = place.key("route").index(index).key("destination");
+                    let found = context
+                        .resolve(destination.destination.as_ref(), share, place, meta, scope)
+                        .unwrap_or_else(|| context.refusal(scope.port, share));
+                    resolved.push(found);
+                }
+            }
+        }
+    }
+    if resolved.is_empty() {
+        resolved.push(context.refusal(scope.port, 1));
+    }
+    let first = resolved[0].policy.clone();
+    let forwarding = context
+        .forwarding(meta)
+        .or_else(|| resolved.iter().find_map(|found| found.forwarding))
+        .unwrap_or(ForwardingMode::Auto);
+    TcpRoute {
+        origin: place.origin(),
+        destinations: resolved
+            .into_iter()
+            .map(|found| TcpDestination {
+                cluster: found.cluster,
+                weight: found.weight,
+            })
+            .collect(),
+        idle_timeout: first.idle_timeout,
+        hash_policy: if first.by_source {
+            HashPolicy::SourceAddress
+        } else {
+            HashPolicy::FiveTuple
+        },
+        forwarding,
+    }
+}
