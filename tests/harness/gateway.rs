@@ -45,9 +45,23 @@ impl<'lab> Gateway<'lab> {
     ///
     /// When the agent has not been built, or files cannot be written.
     pub fn new(lab: &'lab Lab, datapath: Datapath, bootstrap: &str) -> Result<Self> {
+        Self::with_binary(lab, binary()?, datapath, bootstrap)
+    }
+
+    /// [`Gateway::new`] with the agent at `binary`.
+    ///
+    /// # Errors
+    ///
+    /// When files cannot be written.
+    pub fn with_binary(
+        lab: &'lab Lab,
+        binary: PathBuf,
+        datapath: Datapath,
+        bootstrap: &str,
+    ) -> Result<Self> {
         let gateway = Self {
             lab,
-            binary: binary()?,
+            binary,
             process: None,
             datapath,
         };
@@ -231,8 +245,15 @@ impl<'lab> Gateway<'lab> {
     ///
     /// When the agent does not answer.
     pub fn service(&self, port: u16) -> Result<ServiceCounters> {
-        let listener = format!("{}:{}", self.lab.vip(), self.lab.port(port));
-        Ok(admin::service_counters(&self.status()?, &listener))
+        Ok(admin::service_counters(
+            &self.status()?,
+            &self.listener(port),
+        ))
+    }
+
+    /// How reports name a port of the VIP.
+    pub fn listener(&self, port: u16) -> String {
+        format!("{}:{}", self.lab.vip(), self.lab.port(port))
     }
 
     /// Connections that ended in `mode` for `reason`; an empty word matches all.

@@ -54,7 +54,7 @@ impl Lab {
     ///
     /// As [`Lab::new`], and when a lab of this name exists.
     pub fn named(name: &str) -> Result<Self> {
-        let dir = Path::new(RUN_DIR).join(format!("sluice-lab-{name}"));
+        let dir = directory(name);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let netns = |suffix: &str| Netns::create(&format!("{name}-{suffix}"));
         let mut lab = Self {
@@ -162,15 +162,13 @@ impl Lab {
         let mut text = yaml.replace("10.99.", "127.99.");
         text = text.replace(&VIP.to_string(), &self.vip().to_string());
         text.lines()
-            .map(|line| match line.split_once("# vip port") {
-                Some((head, _)) => {
-                    let digits: String = head.chars().filter(char::is_ascii_digit).collect();
-                    match digits.parse::<u16>() {
-                        Ok(port) => head.replace(&digits, &self.port(port).to_string()),
-                        Err(_) => head.to_owned(),
-                    }
+            .map(|line| match line.split_once("number: ") {
+                Some((head, tail)) if tail.contains("# vip port") => {
+                    let digits: String = tail.chars().take_while(char::is_ascii_digit).collect();
+                    let port = digits.parse().map_or(0, |port| self.port(port));
+                    format!("{head}number: {port}{}", &tail[digits.len()..])
                 }
-                None => line.to_owned(),
+                _ => line.to_owned(),
             })
             .collect::<Vec<_>>()
             .join("\n")
@@ -307,6 +305,11 @@ impl Drop for Lab {
     }
 }
 
+/// Where a lab of this name has its files.
+pub fn directory(name: &str) -> PathBuf {
+    Path::new(RUN_DIR).join(format!("sluice-lab-{name}"))
+}
+
 /// Removes what a kept or killed lab of this name left: its namespaces, its
 /// mount and its directory. Its processes must have ended.
 pub fn remove(name: &str) {
@@ -318,7 +321,7 @@ pub fn remove(name: &str) {
             eprintln!("lab: {error:#}");
         }
     }
-    let dir = Path::new(RUN_DIR).join(format!("sluice-lab-{name}"));
+    let dir = directory(name);
     if dir.exists() {
         unmount(&dir.join("bpf"));
         if let Err(error) = fs::remove_dir_all(&dir) {

@@ -12,6 +12,7 @@
 //! ([`lab::Lab::loopback`]), which is how the demo runs without root.
 
 pub mod admin;
+pub mod attached;
 pub mod backend;
 pub mod client;
 pub mod gateway;

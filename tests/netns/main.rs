@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests.
+//! Whole connections: the real agent between real clients and real servers, in
+//! network namespaces. Needs root; each test has a lab of its own.
+
+mod attach;
+mod detach;
+mod examples;
+mod explain;
+mod footprint;
+mod forward;
+mod hello;
+mod http;
+mod lab;
+mod passthrough;
+mod reload;
+mod scene;
+mod survive;
+mod userspace;

