@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::lab::Lab;
+use crate::{lab::Lab, netns::Netns};
 
 /// A running echo server; it stops accepting when dropped.
 #[derive(Debug)]
@@ -32,7 +32,16 @@ impl Echo {
     /// When the port is taken.
     pub fn start(lab: &Lab, index: usize, port: u16, greeting: &str) -> Result<Self> {
         let address = SocketAddr::from((lab.backend_address(index), port));
-        let listener = lab.backends[index]
+        Self::serve(&lab.backends[index], address, greeting)
+    }
+
+    /// Starts an echo server anywhere.
+    ///
+    /// # Errors
+    ///
+    /// When the port is taken.
+    pub fn serve(netns: &Netns, address: SocketAddr, greeting: &str) -> Result<Self> {
+        let listener = netns
             .run(|| TcpListener::bind(address))
             .with_context(|| format!("listen on {address}"))?;
         let stop = Arc::new(AtomicBool::new(false));

@@ -6,11 +6,19 @@
 //! carries a newer librdkafka; kcat takes it through `LD_LIBRARY_PATH`
 //! ([`client_library_dir`]).
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
-use crate::{lab::Lab, netns::run, process::Process};
+use crate::{
+    lab::Lab,
+    netns::{Netns, run},
+    pki::Leaf,
+    process::Process,
+};
 
 /// Starts the broker on 9092 of backend `index`, with the topic `demo`. It
 /// tells clients to come to `advertised` (`name:port`).
@@ -19,22 +27,41 @@ use crate::{lab::Lab, netns::run, process::Process};
 ///
 /// When the wheel is not installed or the broker does not come up.
 pub fn start(lab: &Lab, index: usize, advertised: &str, packages: &Path) -> Result<Process> {
-    let address = lab.backend_address(index);
+    let address = SocketAddr::from((lab.backend_address(index), PORT));
     let netns = &lab.backends[index];
-    let program = broker(packages)?.to_string_lossy().into_owned();
-    let mut command = netns.command(&program);
+    let process = serve(lab, netns, address, advertised, None, packages)?;
+    run(netns
+        .command(&broker(packages)?.to_string_lossy())
+        .args(["topic", "create", TOPIC, "--partitions", "1"])
+        .args(["--broker", &format!("tcp://{address}")]))
+    .context("create the topic")?;
+    Ok(process)
+}
+
+/// Starts the broker anywhere, without a topic.
+///
+/// # Errors
+///
+/// When the wheel is not installed or the broker does not come up.
+pub fn serve(
+    lab: &Lab,
+    netns: &Netns,
+    address: SocketAddr,
+    advertised: &str,
+    tls: Option<&Leaf>,
+    packages: &Path,
+) -> Result<Process> {
+    let mut command = netns.command(&broker(packages)?.to_string_lossy());
     command
         .arg("broker")
-        .args(["--listener-url", &format!("tcp://{address}:{PORT}")])
+        .args(["--listener-url", &format!("tcp://{address}")])
         .args(["--advertised-listener-url", &format!("tcp://{advertised}")])
         .args(["--storage-engine", "memory://tansu/"]);
-    let mut process = lab.spawn(command, &format!("kafka{}", index + 1))?;
-    super::listening(&mut process, netns, address, PORT)?;
-    run(netns
-        .command(&program)
-        .args(["topic", "create", TOPIC, "--partitions", "1"])
-        .args(["--broker", &format!("tcp://{address}:{PORT}")]))
-    .context("create the topic")?;
+    if let Some(Leaf { certificate, key }) = tls {
+        command.arg("--cert").arg(certificate).arg("--key").arg(key);
+    }
+    let mut process = lab.spawn(command, &format!("kafka-{}", address.port()))?;
+    super::listening(&mut process, netns, address)?;
     Ok(process)
 }
 

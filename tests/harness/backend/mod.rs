@@ -2,7 +2,7 @@
 //! Servers behind the gateway: real brokers, real web servers, a TCP echo.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -17,8 +17,7 @@ pub mod mosquitto;
 pub mod nginx;
 
 /// Waits until something accepts on the address, or the program ends.
-fn listening(process: &mut Process, netns: &Netns, address: Ipv4Addr, port: u16) -> Result<()> {
-    let target = SocketAddr::from((address, port));
+fn listening(process: &mut Process, netns: &Netns, target: SocketAddr) -> Result<()> {
     process.ready(&format!("accepts on {target}"), READY, |_| {
         netns.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok())
     })

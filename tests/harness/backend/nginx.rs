@@ -1,26 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A web server whose every page says which backend served it and what the
-//! request looked like when it arrived.
+//! A web server whose every page says which server it is and what the request
+//! looked like when it arrived.
 
-use std::fs;
+use std::{fs, net::SocketAddr};
 
 use anyhow::Result;
 
-use crate::{lab::Lab, pki::Leaf, process::Process};
+use crate::{lab::Lab, netns::Netns, pki::Leaf, process::Process};
 
-/// Starts nginx on backend `index`: 8080 in the clear, 8443 with `tls`.
+/// Starts nginx as `backendN` on backend `index`: 8080 in the clear, 8443 with
+/// `tls`.
 ///
 /// # Errors
 ///
 /// When it is not installed or does not come up.
 pub fn start(lab: &Lab, index: usize, tls: Option<&Leaf>) -> Result<Process> {
-    let address = lab.backend_address(index);
-    let dir = lab.dir().join(format!("nginx{}", index + 1));
+    let address = |port| SocketAddr::from((lab.backend_address(index), port));
+    let encrypted = tls.map(|leaf| (address(HTTPS), leaf));
+    let id = format!("backend{}", index + 1);
+    serve(lab, &lab.backends[index], &id, address(HTTP), encrypted)
+}
+
+/// Starts nginx anywhere; its pages say `id=ID`.
+///
+/// # Errors
+///
+/// When it is not installed or does not come up.
+pub fn serve(
+    lab: &Lab,
+    netns: &Netns,
+    id: &str,
+    plain: SocketAddr,
+    encrypted: Option<(SocketAddr, &Leaf)>,
+) -> Result<Process> {
+    let name = format!("nginx-{id}");
+    let dir = lab.dir().join(&name);
     fs::create_dir_all(&dir)?;
     let home = dir.display();
-    let encrypted = tls.map_or_else(String::new, |Leaf { certificate, key }| {
+    let encrypted = encrypted.map_or_else(String::new, |(address, leaf)| {
+        let Leaf { certificate, key } = leaf;
         format!(
-            "listen {address}:{HTTPS} ssl; ssl_certificate {}; ssl_certificate_key {};",
+            "listen {address} ssl; ssl_certificate {}; ssl_certificate_key {};",
             certificate.display(),
             key.display()
         )
@@ -34,21 +54,19 @@ pub fn start(lab: &Lab, index: usize, tls: Option<&Leaf>) -> Result<Process> {
         "daemon off;\nmaster_process off;\nuser root;\npid {home}/pid;\nerror_log stderr;\n\
          events {{ worker_connections 4096; }}\n\
          http {{\n{temp}  access_log off;\n  keepalive_requests 100000;\n  server {{\n\
-         \x20   listen {address}:{HTTP};\n    {encrypted}\n\
+         \x20   listen {plain};\n    {encrypted}\n\
          \x20   location / {{\n      default_type text/plain;\n\
-         \x20     return 200 \"id=backend{}\\nhost=$host\\nmethod=$request_method\\nuri=$request_uri\\n\
+         \x20     return 200 \"id={id}\\nhost=$host\\nmethod=$request_method\\nuri=$request_uri\\n\
          xff=$http_x_forwarded_for\\nproto=$http_x_forwarded_proto\\n\
          request_id=$http_x_request_id\\ndemo=$http_x_demo\\nscheme=$scheme\\n\";\n\
          \x20   }}\n  }}\n}}\n",
-        index + 1
     );
     let file = dir.join("nginx.conf");
     fs::write(&file, config)?;
-    let netns = &lab.backends[index];
     let mut command = netns.command("nginx");
     command.arg("-p").arg(&dir).arg("-c").arg(&file);
-    let mut process = lab.spawn(command, &format!("nginx{}", index + 1))?;
-    super::listening(&mut process, netns, address, HTTP)?;
+    let mut process = lab.spawn(command, &name)?;
+    super::listening(&mut process, netns, plain)?;
     Ok(process)
 }
 

@@ -40,6 +40,28 @@ pub fn consume(lab: &Lab, packages: &Path, broker: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// What the broker says about itself: its brokers and topics, as kcat prints
+/// them. With an authority the connection is TLS.
+///
+/// # Errors
+///
+/// When kcat is missing or the broker cannot be reached.
+pub fn metadata(
+    lab: &Lab,
+    packages: &Path,
+    broker: &str,
+    authority: Option<&Path>,
+) -> Result<String> {
+    let mut command = kcat(lab, packages, broker)?;
+    command.arg("-L");
+    if let Some(authority) = authority {
+        command
+            .args(["-X", "security.protocol=ssl", "-X"])
+            .arg(format!("ssl.ca.location={}", authority.display()));
+    }
+    run(&mut command).context("ask for metadata")
+}
+
 /// SHA-256 of a file, by openssl.
 ///
 /// # Errors
