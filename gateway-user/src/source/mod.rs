@@ -8,6 +8,8 @@ pub mod decode;
 pub mod dns;
 pub mod file;
 
+pub use file::FileSource;
+
 /// What a source holds now.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
