@@ -214,6 +214,9 @@ fn rust_flags(linker: &Path) -> Result<OsString, String> {
         "-Ctarget-cpu=v3",
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
+        // LLVM's in-order expansion of copies knows alignments up to 8 only and
+        // crashes on the flow slots' 64.
+        "-Clink-arg=--disable-expand-memcpy-in-order",
         &format!("--cfg=bpf_target_arch=\"{arch}\""),
     ] {
         flags.push(FLAG_SEPARATOR);

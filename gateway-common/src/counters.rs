@@ -50,10 +50,13 @@ pub enum VerdictCounter {
     NoFlow = 4,
     /// Steered to a socket of the agent.
     Steered = 5,
+    /// Rewritten and left to the stack, which delivers it on this node or, when
+    /// there is no route, answers.
+    LocalDelivery = 6,
 }
 
 /// Entries of the verdict counter map.
-pub const VERDICT_COUNTERS: u32 = 6;
+pub const VERDICT_COUNTERS: u32 = 7;
 
 impl VerdictCounter {
     /// All counters with the label metrics use.
@@ -64,5 +67,6 @@ impl VerdictCounter {
         (Self::NeighbourMiss, "neighbour_miss"),
         (Self::NoFlow, "no_flow"),
         (Self::Steered, "steered"),
+        (Self::LocalDelivery, "local_delivery"),
     ];
 }

@@ -26,6 +26,11 @@ pub enum DropReason {
     NoSocket = 8,
     /// A map held something the program cannot use (bad id or size).
     BadMapEntry = 9,
+    /// Longer than the MTU of the way out; the sender is not told (yet).
+    PacketTooBig = 10,
+    /// Replies to the new flow would be taken for those of another one, and the
+    /// backend has no address for source translation.
+    ReplyTupleTaken = 11,
 }
 
 /// Entries of the drop counter map: room to append without a new layout.
@@ -33,7 +38,7 @@ pub const DROP_REASON_SLOTS: u32 = 64;
 
 impl DropReason {
     /// Every reason in use.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::Fragment,
         Self::NoBackend,
@@ -44,6 +49,8 @@ impl DropReason {
         Self::HelperFailed,
         Self::NoSocket,
         Self::BadMapEntry,
+        Self::PacketTooBig,
+        Self::ReplyTupleTaken,
     ];
 
     /// The label metrics and `sluice status` use.
@@ -59,6 +66,8 @@ impl DropReason {
             Self::HelperFailed => "helper_failed",
             Self::NoSocket => "no_socket",
             Self::BadMapEntry => "bad_map_entry",
+            Self::PacketTooBig => "packet_too_big",
+            Self::ReplyTupleTaken => "reply_tuple_taken",
         }
     }
 }

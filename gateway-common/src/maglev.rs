@@ -5,6 +5,7 @@
 //! and Reliable Software Network Load Balancer", NSDI 2016, section 3.4).
 
 use crate::{
+    addr::Addr16,
     flow::FlowKey,
     service::{HASH_SOURCE_ADDRESS, RING_CHUNK_IDS},
 };
@@ -13,16 +14,40 @@ use crate::{
 #[inline(always)]
 pub fn slot(key: &FlowKey, hash_policy: u32, seed: u32, ring_size: u32) -> u32 {
     let hash = if hash_policy == HASH_SOURCE_ADDRESS {
-        mix_address(seed, &key.src.bytes)
+        finish(mix_address(seed, &key.src))
     } else {
-        let ports = u32::from(key.src_port_be) << 16 | u32::from(key.dst_port_be);
-        let hash = mix_address(seed, &key.src.bytes);
-        let hash = mix_address(hash, &key.dst.bytes);
-        mix(mix(hash, ports), u32::from(key.proto))
+        hash(key, seed)
     };
+    scale(hash, ring_size)
+}
+
+/// A hash of the whole tuple.
+#[inline(always)]
+pub fn hash(key: &FlowKey, seed: u32) -> u32 {
+    let ports = u32::from(key.src_port_be) << 16 | u32::from(key.dst_port_be);
+    let hash = mix_address(seed, &key.src);
+    let hash = mix_address(hash, &key.dst);
+    finish(mix(mix(hash, ports), u32::from(key.proto)))
+}
+
+/// A hash of one address and port.
+#[inline(always)]
+pub fn hash_endpoint(addr: &Addr16, port_be: u16, seed: u32) -> u32 {
+    finish(mix(mix_address(seed, addr), u32::from(port_be)))
+}
+
+/// The next of a sequence of hashes that starts at `hash`.
+#[inline(always)]
+pub fn rehash(hash: u32) -> u32 {
+    finish(mix(hash, 1))
+}
+
+/// Maps a hash evenly to `0..range`; 0 when `range` is 0.
+#[inline(always)]
+pub fn scale(hash: u32, range: u32) -> u32 {
     // Multiply-shift instead of a remainder: unbiased enough and one
     // instruction (Lemire, "Fast Random Integer Generation in an Interval").
-    ((u64::from(finish(hash)) * u64::from(ring_size)) >> 32) as u32
+    ((u64::from(hash) * u64::from(range)) >> 32) as u32
 }
 
 /// Chunk and position inside it of a ring slot.
@@ -37,7 +62,8 @@ pub const fn chunks_for(ring_size: u32) -> u32 {
 }
 
 #[inline(always)]
-fn mix_address(hash: u32, bytes: &[u8; 16]) -> u32 {
+fn mix_address(hash: u32, addr: &Addr16) -> u32 {
+    let bytes = &addr.bytes;
     let word = |i: usize| u32::from_be_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
     mix(mix(mix(mix(hash, word(0)), word(4)), word(8)), word(12))
 }

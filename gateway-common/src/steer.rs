@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Steering: which local destinations the agent's sockets answer.
 
-use crate::addr::Addr16;
+use crate::{addr::Addr16, maglev};
 
 /// A steered (address, port, protocol). The program looks up the exact address
 /// first, then [`Addr16::ANY`].
@@ -33,3 +33,10 @@ pub struct SteerValue {
 }
 
 const _: () = assert!(size_of::<SteerValue>() == 8);
+
+/// Which of `count` sockets takes the connections of a remote endpoint; less
+/// than `count`, or 0.
+#[inline(always)]
+pub fn spread(remote: &Addr16, remote_port_be: u16, count: u32) -> u32 {
+    maglev::scale(maglev::hash_endpoint(remote, remote_port_be, 0), count)
+}

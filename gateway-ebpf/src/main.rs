@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
 //! Entry points of the kernel programs.
+//!
+//! Forwarding is written once, over [`context::Context`], and compiled for XDP
+//! and for tc. Each step is a small function that returns what the next one
+//! needs or the [`verdict::Verdict`] that ends the packet's way here.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "see the module `atomic`")
+)]
+#![warn(missing_docs)]
 
 /// The programs exist for a BPF target only; a host build of the workspace
 /// gets this.
@@ -8,32 +18,61 @@
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
+mod aligned;
+#[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
+mod forward;
+#[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod parse;
+#[cfg(target_arch = "bpf")]
+mod rewrite;
+#[cfg(target_arch = "bpf")]
+mod route;
+#[cfg(target_arch = "bpf")]
+mod select;
+#[cfg(target_arch = "bpf")]
+mod service;
+#[cfg(target_arch = "bpf")]
+mod sk_lookup;
+#[cfg(target_arch = "bpf")]
+mod verdict;
+#[cfg(target_arch = "bpf")]
+mod word;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        bindings::{TC_ACT_OK, xdp_action},
         macros::{classifier, sk_lookup, xdp},
         programs::{SkLookupContext, TcContext, XdpContext},
     };
 
+    use crate::{forward, sk_lookup};
+
     /// Forwarding at XDP.
     #[xdp]
-    pub fn xdp_ingress(_ctx: XdpContext) -> u32 {
-        xdp_action::XDP_PASS
+    pub fn xdp_ingress(ctx: XdpContext) -> u32 {
+        forward::packet(&ctx)
     }
 
     /// Forwarding at tc (tcx).
     #[classifier]
-    pub fn tc_ingress(_ctx: TcContext) -> i32 {
-        TC_ACT_OK
+    pub fn tc_ingress(ctx: TcContext) -> i32 {
+        forward::packet(&ctx)
     }
 
     /// Steering at socket look-up.
     #[sk_lookup]
-    pub fn sk_steer(_ctx: SkLookupContext) -> u32 {
-        aya_ebpf::bindings::sk_action::SK_PASS
+    pub fn sk_steer(ctx: SkLookupContext) -> u32 {
+        sk_lookup::steer(&ctx)
     }
 }
 
@@ -44,8 +83,8 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// Helpers are for GPL-compatible programs only; this is the string the kernel
-/// compares with.
+/// Helpers are for GPL-compatible programs only; this is a string the kernel
+/// accepts as such.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! What differs between XDP and tc, behind one trait.
+
+mod tc;
+mod xdp;
+
+use aya_ebpf::bindings::bpf_fib_lookup;
+
+use crate::verdict::Verdict;
+
+/// A frame on its way in, and what can be done with it.
+pub trait Context {
+    /// What the program returns to the kernel.
+    type Action;
+
+    /// Flags of the FIB look-up that precedes [`Self::send`].
+    const FIB_FLAGS: u32;
+
+    /// Start of the directly readable data.
+    fn data(&self) -> usize;
+
+    /// End of the directly readable data.
+    fn data_end(&self) -> usize;
+
+    /// Bytes of the whole frame, readable or not.
+    fn frame_len(&self) -> u32;
+
+    /// Payload bytes of one segment of a GSO super-packet, 0 for a plain one.
+    fn segment_len(&self) -> u32;
+
+    /// Index of the interface the frame came in by.
+    fn ifindex(&self) -> u32;
+
+    /// Whether the frame is without a VLAN tag and for this host alone, as far as
+    /// can be told; `dst` is the first byte of its destination MAC.
+    fn is_for_host(&self, dst: u8) -> bool;
+
+    /// Tries to make the first `len` bytes directly readable. All pointers
+    /// from [`Self::header`] are void afterwards.
+    fn make_linear(&self, len: usize);
+
+    /// The first byte of the `T` at `offset`, if all of it lies within the
+    /// readable data.
+    #[inline(always)]
+    fn header<T>(&self, offset: usize) -> Option<*mut u8> {
+        let start = self.data() + offset;
+        (start + size_of::<T>() <= self.data_end()).then_some(start as *mut u8)
+    }
+
+    /// Updates the transport checksum at `offset` for a change of the
+    /// addresses (part of the pseudo header) and of the ports, both as
+    /// differences by [`gateway_common::checksum`]. Pointers from
+    /// [`Self::header`] are void afterwards.
+    fn update_l4_checksum(&self, offset: usize, addresses: u64, ports: u64) -> Result<(), Verdict>;
+
+    /// Length the FIB look-up compares with the route's MTU for a packet of
+    /// `ip_len` bytes; 0 lets the kernel look at the frame itself.
+    fn fib_len(ip_len: u32) -> u16;
+
+    /// The frame's own pointer, for helpers.
+    fn as_ptr(&self) -> *mut core::ffi::c_void;
+
+    /// Sends the frame to a next hop that the FIB look-up found.
+    fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict>;
+
+    /// The kernel's action for a verdict.
+    fn action(&self, verdict: Verdict) -> Self::Action;
+}

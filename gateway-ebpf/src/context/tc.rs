@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! tc: GSO super-packets, partial checksums, next hops by neighbour entry.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_F_PSEUDO_HDR, BPF_FIB_LOOKUP_SKIP_NEIGH, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{bpf_redirect_neigh, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use gateway_common::drop_reason::DropReason;
+
+use super::Context;
+use crate::{aligned::Aligned, verdict::Verdict};
+
+/// `PACKET_HOST` of `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+
+impl Context for TcContext {
+    type Action = i32;
+
+    // `bpf_redirect_neigh` looks the neighbour up itself, resolves it when it is
+    // not known and keeps its entry fresh; writing its MAC address here would
+    // let the entry go stale.
+    const FIB_FLAGS: u32 = BPF_FIB_LOOKUP_SKIP_NEIGH;
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        TcContext::data(self)
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        TcContext::data_end(self)
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.len()
+    }
+
+    #[inline(always)]
+    fn segment_len(&self) -> u32 {
+        // SAFETY: the kernel's context is valid while the program runs.
+        unsafe { (*self.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_for_host(&self, _dst: u8) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.skb.skb).pkt_type == PACKET_HOST && (*self.skb.skb).vlan_present == 0 }
+    }
+
+    #[inline(always)]
+    fn make_linear(&self, len: usize) {
+        if self.data() + len > self.data_end() && self.len() as usize >= len {
+            // A failure shows as headers out of reach.
+            // SAFETY: the kernel's context is valid while the program runs.
+            let _ = unsafe { bpf_skb_pull_data(self.skb.skb, len as u32) };
+        }
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(&self, offset: usize, addresses: u64, ports: u64) -> Result<(), Verdict> {
+        // With `from` and size 0, `to` is a finished difference. On a partial
+        // checksum the field holds the sum of the pseudo header alone: the
+        // helper then applies the first call and skips the second.
+        let flags = u64::from(BPF_F_PSEUDO_HDR);
+        self.l4_csum_replace(offset, 0, addresses, flags)
+            .and_then(|()| self.l4_csum_replace(offset, 0, ports, 0))
+            .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
+    }
+
+    #[inline(always)]
+    fn fib_len(_ip_len: u32) -> u16 {
+        0
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        EbpfContext::as_ptr(self)
+    }
+
+    #[inline(always)]
+    fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict> {
+        let mut neighbour = Aligned(bpf_redir_neigh {
+            // An IPv4 route may have an IPv6 next hop (RFC 8950).
+            nh_family: u32::from(hop.family),
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                // SAFETY: both members are integers; the look-up filled the
+                // one of its family, the other bytes are zero.
+                ipv6_nh: unsafe { hop.__bindgen_anon_4.ipv6_dst },
+            },
+        });
+        // SAFETY: the pointer and the length are those of a local value.
+        let action = unsafe {
+            bpf_redirect_neigh(
+                hop.ifindex,
+                &mut neighbour.0,
+                size_of::<bpf_redir_neigh>() as i32,
+                0,
+            )
+        };
+        if action == i64::from(TC_ACT_REDIRECT) {
+            Ok(Verdict::Sent(TC_ACT_REDIRECT))
+        } else {
+            Err(Verdict::Drop(DropReason::HelperFailed))
+        }
+    }
+
+    #[inline(always)]
+    fn action(&self, verdict: Verdict) -> i32 {
+        match verdict {
+            // Not TC_ACT_OK: programs attached after this one want it too.
+            Verdict::Pass(_) => TC_ACT_UNSPEC,
+            Verdict::Sent(action) => action,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! XDP: linear frames, full checksums, next hops by MAC address.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{bpf_fib_lookup, xdp_action},
+    helpers::bpf_redirect,
+    programs::XdpContext,
+};
+use gateway_common::{checksum, drop_reason::DropReason};
+
+use super::Context;
+use crate::{
+    packet::Ethernet,
+    verdict::Verdict,
+    word::{load_u16, store_u16},
+};
+
+impl Context for XdpContext {
+    type Action = u32;
+
+    const FIB_FLAGS: u32 = 0;
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        XdpContext::data(self)
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        XdpContext::data_end(self)
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        (XdpContext::data_end(self) - XdpContext::data(self)) as u32
+    }
+
+    #[inline(always)]
+    fn segment_len(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn is_for_host(&self, dst: u8) -> bool {
+        // A VLAN tag would be in the frame, as another EtherType. The group bit
+        // tells broadcast and multicast apart (IEEE 802 section 8.2).
+        dst & 1 == 0
+    }
+
+    #[inline(always)]
+    fn make_linear(&self, _len: usize) {}
+
+    #[inline(always)]
+    fn update_l4_checksum(&self, offset: usize, addresses: u64, ports: u64) -> Result<(), Verdict> {
+        let check = self
+            .header::<u16>(offset)
+            .ok_or(Verdict::Drop(DropReason::HelperFailed))?;
+        // SAFETY: `header` has compared its end with the end of the data.
+        unsafe {
+            let old = load_u16::<0>(check);
+            store_u16::<0>(check, checksum::apply(old, addresses + ports));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn fib_len(ip_len: u32) -> u16 {
+        ip_len as u16
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        EbpfContext::as_ptr(self)
+    }
+
+    #[inline(always)]
+    fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict> {
+        let ethernet = self
+            .header::<Ethernet>(0)
+            .ok_or(Verdict::Drop(DropReason::HelperFailed))?;
+        // SAFETY: `header` has compared its end with the end of the data.
+        unsafe {
+            store_mac::<{ offset_of!(Ethernet, dst) }>(ethernet, &hop.dmac);
+            store_mac::<{ offset_of!(Ethernet, src) }>(ethernet, &hop.smac);
+        }
+        if hop.ifindex == Context::ifindex(self) {
+            return Ok(Verdict::Sent(xdp_action::XDP_TX as i32));
+        }
+        // SAFETY: a helper without pointers.
+        let action = unsafe { bpf_redirect(hop.ifindex, 0) };
+        if action == i64::from(xdp_action::XDP_REDIRECT) {
+            Ok(Verdict::Sent(action as i32))
+        } else {
+            Err(Verdict::Drop(DropReason::HelperFailed))
+        }
+    }
+
+    #[inline(always)]
+    fn action(&self, verdict: Verdict) -> u32 {
+        match verdict {
+            Verdict::Pass(_) => xdp_action::XDP_PASS,
+            Verdict::Sent(action) => action as u32,
+            Verdict::Drop(_) => xdp_action::XDP_DROP,
+        }
+    }
+}
+
+/// Writes a MAC address at `base + OFFSET`.
+///
+/// # Safety
+///
+/// The Ethernet header at `base` was compared with the end of the data.
+#[inline(always)]
+unsafe fn store_mac<const OFFSET: usize>(base: *mut u8, mac: &[u8; 6]) {
+    let half = |i: usize| u16::from_ne_bytes([mac[i], mac[i + 1]]);
+    // SAFETY: by the caller's promise, with six bytes at `OFFSET`.
+    unsafe {
+        let base = base.add(OFFSET);
+        store_u16::<0>(base, half(0));
+        store_u16::<2>(base, half(2));
+        store_u16::<4>(base, half(4));
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! A new flow: a slot, two keys, or nothing at all.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_ktime_get_coarse_ns,
+};
+use gateway_common::{
+    addr::Addr16,
+    backend::{Backend, FORWARD_SNAT},
+    drop_reason::DropReason,
+    flow::{
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, KIND_DNAT,
+        KIND_SNAT, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE,
+    },
+    limits::SNAT_PORT_TRIES,
+    maglev,
+    service::ServiceValue,
+    settings::Settings,
+    tcp_state::TCP_SYN_SENT,
+};
+
+use super::{Flow, change_state, load_state, reference, referenced_slot};
+use crate::{
+    aligned::Aligned,
+    atomic,
+    maps::{BACKEND_STATS, FLOW_SLOTS, FLOWS, FREE_SLOTS, SERVICE_STATS, SETTINGS},
+    packet::Packet,
+    select, service,
+    verdict::Verdict,
+};
+
+/// `-EEXIST` of a map update.
+const EEXIST: i32 = -17;
+
+/// A slot that this program has taken and nobody else uses.
+struct Claim {
+    index: u32,
+    generation: u32,
+    slot: *mut FlowSlot,
+}
+
+/// Why a key was not inserted.
+#[derive(PartialEq)]
+enum Refusal {
+    /// A live flow has it.
+    Taken,
+    /// The map has no room.
+    Full,
+}
+
+/// Creates the flow of a SYN to `service` and activates it.
+#[inline(always)]
+pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> {
+    let settings = SETTINGS
+        .get(0)
+        .ok_or(Verdict::Drop(DropReason::BadMapEntry))?;
+    let (backend_id, backend) = select::backend(&packet.key, service, settings.hash_seed)?;
+    let claim = claim().ok_or(Verdict::Drop(DropReason::FlowTableFull))?;
+
+    let inserted = insert_keys(packet, backend, settings, &claim);
+    if let Err(reason) = inserted {
+        claim.give_back();
+        service::update(&BACKEND_STATS, backend_id, |stats| stats.refused += 1);
+        return Err(Verdict::Drop(reason));
+    }
+
+    // SAFETY: the slot is claimed: no other program and not the agent uses it.
+    unsafe {
+        let slot = claim.slot;
+        (*slot).tcp_state = TCP_SYN_SENT;
+        (*slot).service_id = service.service_id;
+        (*slot).backend_id = backend_id;
+        (*slot).config_generation = service.config_generation;
+        (*slot).established_timeout_s = service.established_timeout_s;
+        (*slot).created_ns = bpf_ktime_get_coarse_ns();
+        (*slot)._reserved = [0; 3];
+        // A full barrier: whoever sees the state sees all that is above.
+        atomic::swap(&raw mut (*slot).state, SLOT_ACTIVE);
+    }
+    service::update(&SERVICE_STATS, service.service_id, |stats| stats.flows += 1);
+    service::update(&BACKEND_STATS, backend_id, |stats| stats.flows += 1);
+    Ok(Flow {
+        slot: claim.slot,
+        direction: DIR_TO_BACKEND,
+    })
+}
+
+/// Takes a slot off the free list. An index that is listed twice, or whose slot
+/// is in use, is skipped once.
+#[inline(always)]
+fn claim() -> Option<Claim> {
+    for _ in 0..2 {
+        let index = FREE_SLOTS.pop().ok()??;
+        let slot = FLOW_SLOTS.get_ptr_mut(index)?;
+        if change_state(slot, SLOT_FREE, SLOT_CLAIMED) {
+            // SAFETY: `slot` is an element of the slot array, and claimed.
+            let generation = unsafe {
+                (*slot).generation = (*slot).generation.wrapping_add(1);
+                (*slot).generation
+            };
+            return Some(Claim {
+                index,
+                generation,
+                slot,
+            });
+        }
+    }
+    None
+}
+
+impl Claim {
+    #[inline(always)]
+    fn give_back(&self) {
+        if change_state(self.slot, SLOT_CLAIMED, SLOT_FREE) {
+            // The list has a place for every slot; should it refuse, the agent
+            // finds the slot when it rebuilds the list.
+            let _ = FREE_SLOTS.push(self.index, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn reference(&self, direction: u32) -> Aligned<FlowRef> {
+        Aligned(FlowRef {
+            slot: self.index,
+            generation: self.generation,
+            direction,
+        })
+    }
+}
+
+/// Chooses the translation, writes it to the slot and inserts both keys, the
+/// reply's first: a flow whose replies would be somebody else's never starts.
+#[inline(always)]
+fn insert_keys(
+    packet: &Packet,
+    backend: &Backend,
+    settings: &Settings,
+    claim: &Claim,
+) -> Result<(), DropReason> {
+    let original = &packet.key;
+    let mut reply = Aligned(FlowKey {
+        src: backend.addr,
+        dst: original.src,
+        src_port_be: backend.port_be,
+        dst_port_be: original.src_port_be,
+        proto: original.proto,
+        _pad: [0; 3],
+    });
+    let reply = &mut reply.0;
+    let reply_ref = claim.reference(DIR_TO_CLIENT);
+
+    let mut kind = KIND_DNAT;
+    // A backend that is its own client would answer itself past this node.
+    if backend.forwarding == FORWARD_SNAT || backend.addr == original.src {
+        kind = KIND_SNAT;
+    } else if let Err(refusal) = insert(reply, &reply_ref.0) {
+        if refusal == Refusal::Full {
+            return Err(DropReason::FlowTableFull);
+        }
+        // The client uses this port towards the same backend already, by
+        // another address of ours.
+        if backend.snat_addr == Addr16::ANY {
+            return Err(DropReason::ReplyTupleTaken);
+        }
+        kind = KIND_SNAT;
+    }
+    if kind == KIND_SNAT {
+        reply.dst = backend.snat_addr;
+        insert_with_free_port(reply, &reply_ref.0, original, settings)?;
+    }
+
+    // SAFETY: the slot is claimed: no other program and not the agent uses it.
+    unsafe {
+        (*claim.slot).kind = kind;
+        let to_backend = &raw mut (*claim.slot).dir[DIR_TO_BACKEND as usize];
+        (*to_backend).key = *original;
+        (*to_backend).new_src = reply.dst;
+        (*to_backend).new_dst = reply.src;
+        (*to_backend).new_src_port_be = reply.dst_port_be;
+        (*to_backend).new_dst_port_be = reply.src_port_be;
+        reset_counters(to_backend);
+        let to_client = &raw mut (*claim.slot).dir[DIR_TO_CLIENT as usize];
+        (*to_client).key = *reply;
+        (*to_client).new_src = original.dst;
+        (*to_client).new_dst = original.src;
+        (*to_client).new_src_port_be = original.dst_port_be;
+        (*to_client).new_dst_port_be = original.src_port_be;
+        reset_counters(to_client);
+    }
+
+    insert(original, &claim.reference(DIR_TO_BACKEND).0).map_err(|refusal| {
+        let _ = FLOWS.remove(&*reply);
+        match refusal {
+            Refusal::Full => DropReason::FlowTableFull,
+            // The same SYN on another CPU; the client sends it again if need be.
+            Refusal::Taken => DropReason::ReplyTupleTaken,
+        }
+    })
+}
+
+/// # Safety
+///
+/// `dir` is a direction of a claimed slot.
+#[inline(always)]
+unsafe fn reset_counters(dir: *mut FlowDirection) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        (*dir).tcp_flags_seen = 0;
+        (*dir).packets = 0;
+        (*dir).bytes = 0;
+        (*dir).last_seen_ns = 0;
+        (*dir)._reserved = [0; 6];
+    }
+}
+
+/// Tries source ports until one makes the reply's tuple unique.
+#[inline(always)]
+fn insert_with_free_port(
+    reply: &mut FlowKey,
+    reply_ref: &FlowRef,
+    original: &FlowKey,
+    settings: &Settings,
+) -> Result<(), DropReason> {
+    let ports = settings
+        .snat_port_max
+        .wrapping_sub(settings.snat_port_min)
+        .wrapping_add(1);
+    let mut hash = maglev::hash(original, settings.hash_seed);
+    for _ in 0..SNAT_PORT_TRIES {
+        let port = settings.snat_port_min + maglev::scale(hash, ports);
+        reply.dst_port_be = (port as u16).to_be();
+        match insert(reply, reply_ref) {
+            Ok(()) => return Ok(()),
+            Err(Refusal::Full) => return Err(DropReason::FlowTableFull),
+            Err(Refusal::Taken) => hash = maglev::rehash(hash),
+        }
+    }
+    Err(DropReason::SnatPortsExhausted)
+}
+
+/// Inserts a key, also over one that a dead flow has left behind.
+#[inline(always)]
+fn insert(key: &FlowKey, value: &FlowRef) -> Result<(), Refusal> {
+    match FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Ok(()),
+        Err(EEXIST) if is_left_behind(key) => FLOWS
+            .insert(key, value, u64::from(BPF_ANY))
+            .map_err(|_| Refusal::Full),
+        Err(EEXIST) => Err(Refusal::Taken),
+        Err(_) => Err(Refusal::Full),
+    }
+}
+
+/// Whether `key` points at no live flow.
+#[inline(always)]
+fn is_left_behind(key: &FlowKey) -> bool {
+    reference(key)
+        .and_then(|reference| referenced_slot(&reference))
+        .map(load_state)
+        .is_none_or(|state| state == SLOT_DEAD || state == SLOT_FREE)
+}

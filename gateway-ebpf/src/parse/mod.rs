@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! From a frame to a [`Packet`]. Whatever is not a TCP packet over IPv4 with
+//! ports in reach is not ours and passes.
+
+mod ipv4;
+mod tcp;
+
+use core::mem::offset_of;
+
+use gateway_common::counters::VerdictCounter;
+
+use crate::{
+    context::Context,
+    packet::{ETHERNET_LEN, Ethernet, IPV4_LEN, Packet, TCP_LEN},
+    verdict::Verdict,
+    word::load_u16,
+};
+
+/// Not ours: left to the stack.
+const PASS: Verdict = Verdict::Pass(VerdictCounter::Passed);
+
+/// `ETH_P_IP`.
+const ETHER_TYPE_IPV4: u16 = 0x0800;
+
+/// Parses a frame. Frames with a VLAN tag pass, as do those sent to somebody
+/// else or to everybody.
+#[inline(always)]
+pub fn frame<C: Context>(ctx: &C) -> Result<Packet, Verdict> {
+    ctx.make_linear(ETHERNET_LEN + IPV4_LEN + TCP_LEN);
+    let ethernet = ctx.header::<Ethernet>(0).ok_or(PASS)?;
+    // SAFETY: `header` has compared its end with the end of the data.
+    let (ether_type_be, dst) = unsafe {
+        (
+            load_u16::<{ offset_of!(Ethernet, ether_type_be) }>(ethernet),
+            *ethernet,
+        )
+    };
+    if ether_type_be != ETHER_TYPE_IPV4.to_be() || !ctx.is_for_host(dst) {
+        return Err(PASS);
+    }
+    ipv4::parse(ctx)
+}

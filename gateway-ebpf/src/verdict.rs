@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
+//! How a packet's way through the programs ends.
+
+use aya_ebpf::maps::PerCpuArray;
+use gateway_common::{
+    counters::{Count, VerdictCounter},
+    drop_reason::DropReason,
+};
+
+use crate::maps::{DROPS, VERDICTS};
+
+/// The end of a packet's way.
+#[must_use]
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// To the kernel's stack, counted under the name given.
+    Pass(VerdictCounter),
+    /// Out of an interface: the action a redirect returned.
+    Sent(i32),
+    /// Gone, for the reason given.
+    Drop(DropReason),
+}
+
+/// Counts a verdict on `bytes` bytes.
+#[inline(always)]
+pub fn count(verdict: Verdict, bytes: u32) {
+    let counter = match verdict {
+        Verdict::Pass(counter) => counter,
+        Verdict::Sent(_) => VerdictCounter::Forwarded,
+        Verdict::Drop(reason) => {
+            add(&DROPS, reason as u32, bytes);
+            VerdictCounter::Dropped
+        }
+    };
+    add(&VERDICTS, counter as u32, bytes);
+}
+
+#[inline(always)]
+fn add(map: &PerCpuArray<Count>, index: u32, bytes: u32) {
+    if let Some(count) = map.get_ptr_mut(index) {
+        // SAFETY: the look-up returned it, not null, for this CPU alone; the
+        // programs run with migration off and do not interrupt themselves.
+        unsafe {
+            (*count).packets += 1;
+            (*count).bytes += u64::from(bytes);
+        }
+    }
+}
