@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One request: route it, send it on, bring the answer back.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    HeaderValue, Request, Response, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery},
 };
@@ -13,56 +13,21 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
-    balance::Picked,
     http::{
         Client,
+        attempt::{Answer, Attempt, Failure},
         exchange::Exchange,
         headers,
         path::normalise,
-        request_body::{BodyHandle, RequestBody},
+        request_body::BodyHandle,
         respond,
         response_body::{ResponseBody, Upstream},
         router::{self, RequestHead, RouteMatch},
-        upstream::{ConnectError, Link},
         validate,
     },
     model::{HttpAction, HttpDestination, HttpRule, PathRewrite, StringMatch},
-    snapshot::{Cluster, HttpTable},
+    snapshot::HttpTable,
 };
-
-/// Endpoints tried for one request (Istio: two retries of a failed connection).
-const MAX_ENDPOINTS: usize = 3;
-
-/// Why an upstream gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    NoCluster,
-    NoEndpoint,
-    ConnectFailed,
-    ConnectTimeout,
-    UpstreamReset,
-    BadResponse,
-    BadRequest,
-    ClientReset,
-    Timeout,
-}
-
-impl Failure {
-    /// As Envoy answers, and the word in the record.
-    fn answer(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, "no_cluster"),
-            Self::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint"),
-            Self::ConnectFailed => (StatusCode::SERVICE_UNAVAILABLE, "connect_failed"),
-            Self::ConnectTimeout => (StatusCode::SERVICE_UNAVAILABLE, "connect_timeout"),
-            Self::UpstreamReset => (StatusCode::SERVICE_UNAVAILABLE, "upstream_reset"),
-            Self::BadResponse => (StatusCode::BAD_GATEWAY, "bad_response"),
-            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
-            Self::ClientReset => (StatusCode::BAD_REQUEST, "client_reset"),
-            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
-        }
-    }
-}
 
 /// Serves one request of a client.
 pub async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -178,13 +143,6 @@ struct Route<'r> {
     destinations: &'r [HttpDestination],
     rewrite: &'r PathRewrite,
     deadline: Option<Instant>,
-}
-
-/// An answer's head and what it came with.
-struct Answer {
-    response: Response<Incoming>,
-    link: Link,
-    picked: Picked,
 }
 
 impl Route<'_> {
@@ -383,119 +341,3 @@ fn fail(exchange: Exchange, failure: Failure) -> Response<ResponseBody> {
     }
     own(exchange, response, reason)
 }
-
-/// A request on its way to some endpoint of a cluster.
-struct Attempt<'r> {
-    client: &'r Client,
-    cluster: &'r Arc<Cluster>,
-    method: &'r Method,
-    uri: &'r Uri,
-    body: &'r BodyHandle,
-}
-
-impl Attempt<'_> {
-    /// Tries endpoints until one takes the request. `upstream` names the last
-    /// one, also when this is dropped half way.
-    async fn run(
-        &self,
-        mut fields: HeaderMap,
-        upstream: &mut Option<SocketAddr>,
-    ) -> Result<Answer, Failure> {
-        let worker = &self.client.worker;
-        let mut tried = Vec::new();
-        let mut failure = Failure::NoEndpoint;
-        // A pooled connection may have been closed by its upstream just now.
-        // That is tried again once, on a new one.
-        let mut may_reuse = true;
-        let mut again: Option<Picked> = None;
-        while tried.len() < MAX_ENDPOINTS {
-            let picked = again
-                .take()
-                .or_else(|| worker.balancer.pick(self.cluster, self.client.peer, &tried));
-            let Some(picked) = picked else {
-                break;
-            };
-            *upstream = Some(picked.address);
-            let pooled = may_reuse
-                .then(|| worker.pool.take(picked.address))
-                .flatten();
-            let mut link = match pooled {
-                Some(link) => {
-                    worker.counters.upstream_reused.add(1);
-                    link
-                }
-                None => {
-                    let timeout = self.cluster.connect_timeout;
-                    match Link::open(picked.address, timeout, &worker.limits).await {
-                        Ok(link) => {
-                            worker.counters.upstream_opened.add(1);
-                            link
-                        }
-                        Err(error) => {
-                            tracing::debug!(cluster = %self.cluster.id, %error, "connect failed");
-                            failure = match error {
-                                ConnectError::Failed { .. } => Failure::ConnectFailed,
-                                ConnectError::Timeout { .. } => Failure::ConnectTimeout,
-                            };
-                            tried.push(picked.address);
-                            continue;
-                        }
-                    }
-                }
-            };
-            let idempotent = self.method.is_idempotent();
-            let spare =
-                (link.reused() && idempotent && self.body.is_whole()).then(|| fields.clone());
-            let mut error = match link.send(self.request(fields)).await {
-                Ok(response) => {
-                    return Ok(Answer {
-                        response,
-                        link,
-                        picked,
-                    });
-                }
-                Err(error) => error,
-            };
-            // Unwritten, or written and not answered with one byte.
-            let unwritten = error
-                .take_message()
-                .map(|request| request.into_parts().0.headers);
-            let may_repeat = link.reused() && may_reuse && !link.received() && self.body.is_whole();
-            match unwritten.or(spare).filter(|_| may_repeat) {
-                Some(left) => {
-                    fields = left;
-                    may_reuse = false;
-                    again = Some(picked);
-                }
-                None => return Err(self.classify(&link, error.error())),
-            }
-        }
-        Err(failure)
-    }
-
-    fn request(&self, fields: HeaderMap) -> Request<RequestBody> {
-        let mut request = Request::new(self.body.body());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = fields;
-        request
-    }
-
-    /// What went wrong after the request was sent.
-    fn classify(&self, link: &Link, error: &hyper::Error) -> Failure {
-        tracing::debug!(cluster = %self.cluster.id, %error, "no answer");
-        if self.body.is_failed() {
-            Failure::ClientReset
-        } else if let Some(violation) = link.violation() {
-            tracing::warn!(cluster = %self.cluster.id, %violation, "upstream's answer refused");
-            Failure::BadResponse
-        } else if error.is_parse() || link.received() {
-            Failure::BadResponse
-        } else {
-            Failure::UpstreamReset
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

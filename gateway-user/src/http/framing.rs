@@ -214,9 +214,17 @@ impl Framer {
                 return Err(too_large);
             }
             let empty = self.scan.line_start + 1 == feed;
-            if self.side == Side::Request && self.at_head() && self.scan.line_start == 0 {
-                // At once: a client of HTTP/0.9 sends nothing more.
-                validate::request_line(&bytes[..feed - 1])?;
+            if self.at_head() && self.scan.line_start == 0 {
+                // At once: what does not speak HTTP/1 may send nothing more.
+                let line = &bytes[..feed - 1];
+                match self.side {
+                    Side::Request => {
+                        validate::request_line(line)?;
+                    }
+                    Side::Response => {
+                        validate::status_line(line)?;
+                    }
+                }
             }
             self.scan.at = feed + 1;
             self.scan.line_start = feed + 1;

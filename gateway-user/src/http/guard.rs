@@ -34,7 +34,7 @@ use crate::http::{
 
 /// Bytes asked of the socket at once where a head is expected: what an idle
 /// connection holds.
-const HEAD_READ: usize = 4 * 1024;
+pub const HEAD_READ: usize = 4 * 1024;
 /// The same where a body is.
 const BODY_READ: usize = 16 * 1024;
 /// How long bytes of a client that was refused are read and dropped, so that
@@ -425,6 +425,3 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

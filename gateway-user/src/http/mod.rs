@@ -16,6 +16,8 @@ use crate::{
     telemetry::{access::Mode, counters::WorkerCounters},
 };
 
+mod attempt;
+mod authority;
 mod deadline;
 mod exchange;
 mod forward;

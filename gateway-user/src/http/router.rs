@@ -137,3 +137,6 @@ fn header_holds(condition: &HeaderMatch, headers: &HeaderMap) -> bool {
     };
     held != condition.negated
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     http::{
         Client, Connection, HttpWorker, forward,
-        guard::{Ended, Guard, Turn},
+        guard::{Ended, Guard, HEAD_READ, Turn},
     },
     telemetry::access::{CloseReason, Mode},
 };
@@ -36,7 +36,7 @@ pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
     connection: Connection,
     worker: &Rc<HttpWorker>,
 ) -> CloseReason {
-    let mut read = BytesMut::new();
+    let mut read = BytesMut::with_capacity(HEAD_READ);
     let mut http2 = connection.http2;
     // Over TLS the version is for ALPN to say (RFC 9113 section 3.2).
     if !http2 && connection.mode == Mode::PlainHttp {

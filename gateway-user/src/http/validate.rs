@@ -7,6 +7,8 @@
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 
+use crate::http::authority::{is_host, same_authority};
+
 /// Why a message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -278,7 +280,10 @@ pub fn response(bytes: &[u8], to_head: bool, max_fields: usize) -> Result<Respon
 }
 
 /// Minor version and status of a status line, without its CRLF.
-fn status_line(line: &[u8]) -> Result<(u8, u16), Violation> {
+///
+/// # Errors
+/// The rule it breaks.
+pub fn status_line(line: &[u8]) -> Result<(u8, u16), Violation> {
     let minor = match line.get(..9) {
         Some(b"HTTP/1.1 ") => 1,
         Some(b"HTTP/1.0 ") => 0,
@@ -461,53 +466,6 @@ pub fn is_token_byte(byte: u8) -> bool {
 /// RFC 9110 section 5.5.
 fn is_value_byte(byte: u8) -> bool {
     byte == b'\t' || byte >= b' ' && byte != 0x7f
-}
-
-/// A name of letters, digits, `-`, `.`, `_` and `~`, an IPv4 address or an
-/// IPv6 address in brackets, and a port or none. RFC 3986 allows more, but no
-/// name that a route can have.
-pub fn is_host(host: &[u8]) -> bool {
-    let (name_holds, port) = if let Some(rest) = host.strip_prefix(b"[") {
-        let Some(end) = rest.iter().position(|&b| b == b']') else {
-            return false;
-        };
-        let address = std::str::from_utf8(&rest[..end]);
-        (
-            address.is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok()),
-            &rest[end + 1..],
-        )
-    } else {
-        let end = host.iter().position(|&b| b == b':').unwrap_or(host.len());
-        let name = &host[..end];
-        (
-            (1..=255).contains(&name.len())
-                && name[0] != b'.'
-                && !name.windows(2).any(|pair| pair == b"..")
-                && name
-                    .iter()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b)),
-            &host[end..],
-        )
-    };
-    name_holds
-        && match port.strip_prefix(b":") {
-            None => port.is_empty(),
-            Some(port) => {
-                (1..=5).contains(&port.len())
-                    && port.iter().all(u8::is_ascii_digit)
-                    && port
-                        .iter()
-                        .fold(0_u32, |sum, d| sum * 10 + u32::from(d - b'0'))
-                        <= 65535
-            }
-        }
-}
-
-/// Whether two authorities name the same host and port.
-fn same_authority(scheme: &[u8], a: &[u8], b: &[u8]) -> bool {
-    let own_port: &[u8] = if scheme == b"https" { b":443" } else { b":80" };
-    let bare = |authority: &'_ [u8]| authority.strip_suffix(own_port).unwrap_or(authority).len();
-    a[..bare(a)].eq_ignore_ascii_case(&b[..bare(b)])
 }
 
 #[cfg(test)]
