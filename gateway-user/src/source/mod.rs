@@ -8,6 +8,7 @@ pub mod decode;
 pub mod dns;
 pub mod file;
 
+pub use dns::Resolver;
 pub use file::FileSource;
 
 /// What a source holds now.

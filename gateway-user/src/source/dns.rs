@@ -1,2 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Addresses of endpoints that are configured by name.
