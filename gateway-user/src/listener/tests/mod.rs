@@ -4,11 +4,12 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -41,6 +42,7 @@ struct Gateway {
     snapshot: SnapshotHandle,
     drain: DrainTrigger,
     address: SocketAddr,
+    _port: Port,
 }
 
 impl Gateway {
@@ -53,8 +55,8 @@ impl Gateway {
         let snapshot = SnapshotHandle::new();
         let mut workers =
             Workers::start(2, options, snapshot.clone(), watcher).expect("worker threads");
-        let key = free_key();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, key.port));
+        let port = Port::reserve();
+        let key = port.key;
         snapshot.publish(Arc::new(Snapshot {
             generation: 1,
             listeners: [(key, listener(table))].into(),
@@ -66,7 +68,8 @@ impl Gateway {
             workers,
             snapshot,
             drain,
-            address,
+            address: port.address,
+            _port: port,
         }
     }
 
@@ -118,11 +121,34 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
-fn free_key() -> ListenKey {
-    let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
-    ListenKey {
-        address: ListenAddress::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port: socket.local_addr().expect("an address").port(),
+/// A port that is nobody else's for as long as this lives: bound, so that no
+/// other test is given it, shared, so that workers can be bound to it, and not
+/// listening, so that connections to it are refused.
+struct Port {
+    key: ListenKey,
+    address: SocketAddr,
+    _socket: Socket,
+}
+
+impl Port {
+    fn reserve() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_port(true).expect("an option");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        socket.bind(&any.into()).expect("a port");
+        let address = socket
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket());
+        let address = address.expect("an address");
+        Self {
+            key: ListenKey {
+                address: ListenAddress::Ip(address.ip()),
+                port: address.port(),
+            },
+            address,
+            _socket: socket,
+        }
     }
 }
 

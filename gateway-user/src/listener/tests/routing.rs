@@ -10,7 +10,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Gateway, action, backend, chain, cluster, echo, read_name, round_trip, soon, to};
+use super::{
+    Gateway, Port, action, backend, chain, cluster, echo, read_name, round_trip, soon, to,
+};
 use crate::{
     model::{HashPolicy, TlsSettings},
     snapshot::{ChainAction, ListenerTable, SniTable, TcpAction},
@@ -173,11 +175,11 @@ async fn one_client_keeps_to_one_backend_when_asked() {
 
 #[tokio::test]
 async fn a_dead_endpoint_is_passed_over() {
-    let dead = {
-        let (_closed, address) = backend().await;
-        address
-    };
-    let gateway = Gateway::start(ListenerTable::Forward(to(&[dead, echo("alive").await])));
+    let dead = Port::reserve();
+    let gateway = Gateway::start(ListenerTable::Forward(to(&[
+        dead.address,
+        echo("alive").await,
+    ])));
     for _ in 0..10 {
         assert_eq!(read_name(&mut gateway.connect().await, 5).await, "alive");
     }

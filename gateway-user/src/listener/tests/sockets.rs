@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::{
-    Gateway, echo, expect_reset, free_key, listener, read_name, round_trip, soon, to, wait_until,
+    Gateway, Port, echo, expect_reset, listener, read_name, round_trip, soon, to, wait_until,
 };
 use crate::{
     model::ListenAddress,
@@ -40,7 +40,8 @@ async fn bound_sockets_follow_what_is_wanted_and_connections_stay() {
     let mut kept = gateway.connect().await;
     assert_eq!(read_name(&mut kept, 2).await, "hi");
 
-    let new = free_key();
+    let port = Port::reserve();
+    let new = port.key;
     publish(&gateway, &[new], backend);
     assert!(gateway.workers.bind(&BTreeSet::from([new])).is_empty());
     let mut fresh = TcpStream::connect(("127.0.0.1", new.port))
@@ -91,9 +92,10 @@ async fn a_port_in_use_is_reported_and_tried_again() {
 async fn any_address_takes_ipv4_and_ipv6_clients() {
     let backend = echo("hi").await;
     let mut gateway = Gateway::start(ListenerTable::Forward(to(&[backend])));
+    let port = Port::reserve();
     let any = ListenKey {
         address: ListenAddress::Any,
-        port: free_key().port,
+        port: port.key.port,
     };
     publish(&gateway, &[any], backend);
     assert!(gateway.workers.bind(&BTreeSet::from([any])).is_empty());
@@ -111,7 +113,7 @@ async fn any_address_takes_ipv4_and_ipv6_clients() {
 
 #[tokio::test]
 async fn accepted_sockets_have_the_options_of_their_listener() {
-    let socket = super::super::socket::bound(free_key(), 16).expect("a socket");
+    let socket = super::super::socket::bound(Port::reserve().key, 16).expect("a socket");
     let address = socket.local_addr().expect("an address");
     let _client = TcpStream::connect(address).await.expect("a connection");
     let (accepted, _) = socket.accept().expect("a connection");
