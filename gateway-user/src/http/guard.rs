@@ -48,6 +48,7 @@ pub struct Turn {
     waiting: RefCell<Option<Waker>>,
     violation: Cell<Option<Violation>>,
     ended: Cell<Option<Ended>>,
+    replied: Cell<Option<StatusCode>>,
 }
 
 /// Why the guard ended a connection.
@@ -75,6 +76,11 @@ impl Turn {
     /// The rule the client broke.
     pub fn violation(&self) -> Option<Violation> {
         self.violation.get()
+    }
+
+    /// The status of the answer the guard wrote, when it did.
+    pub fn replied(&self) -> Option<StatusCode> {
+        self.replied.get()
     }
 
     /// Why the guard ended the connection, when it did.
@@ -130,6 +136,22 @@ pub fn fill(
     buffer.reserve(size);
     // The future has no state of its own, so that it may be made anew.
     pin!(io.read_buf(buffer)).poll(cx)
+}
+
+/// Reads body bytes that need no look straight to where they go, at most
+/// `opaque`; 0 at the end of the input.
+pub fn pass_direct(
+    io: &mut (impl AsyncRead + Unpin),
+    out: &mut ReadBuf<'_>,
+    opaque: u64,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let room = usize::try_from(opaque).map_or(out.remaining(), |n| n.min(out.remaining()));
+    let mut limited = ReadBuf::new(out.initialize_unfilled_to(room));
+    ready!(Pin::new(io).poll_read(cx, &mut limited))?;
+    let n = limited.filled().len();
+    out.advance(n);
+    Poll::Ready(Ok(n))
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
@@ -290,7 +312,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
                 }
                 Err(violation) => return Poll::Ready(this.refuse(violation, !at_head)),
             }
-            match this.fill(cx)? {
+            let direct = this.framer.opaque();
+            let filled = if direct > 0 && this.buffer.is_empty() {
+                let n = pass_direct(&mut this.io, out, direct, cx)?;
+                if let Poll::Ready(n) = n {
+                    this.framer.passed(n as u64);
+                    if n > 0 {
+                        this.wait_for(Waiting::Nothing);
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                n
+            } else {
+                this.fill(cx)?
+            };
+            match filled {
                 Poll::Ready(0) if at_head => return Poll::Ready(Ok(())),
                 Poll::Ready(0) => {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -384,6 +420,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
             this.closing = match &mut this.closing {
                 Closing::No(None) => Closing::Shutdown,
                 Closing::No(Some(status)) => {
+                    this.turn.replied.set(Some(*status));
                     Closing::Reply(io::Cursor::new(crate::http::respond::raw(*status)))
                 }
                 Closing::Reply(reply) if reply.has_remaining() => {

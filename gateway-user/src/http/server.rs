@@ -123,6 +123,9 @@ async fn serve_http1<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
             (&mut connection).await
         }
     };
+    if let Some(status) = turn.replied() {
+        worker.counters.count_response(status.as_u16());
+    }
     match (turn.ended(), result) {
         (Some(Ended::BadRequest), _) => {
             worker.counters.bad_requests.add(1);
@@ -131,7 +134,14 @@ async fn serve_http1<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
         (Some(Ended::HeadTimeout), _) => CloseReason::RequestTimeout,
         (Some(Ended::Stalled), _) => CloseReason::IdleTimeout,
         (Some(Ended::Idle), _) => CloseReason::Done,
-        (None, result) => close_reason(result, drained),
+        (None, result) => {
+            let reason = close_reason(result, drained);
+            if reason == CloseReason::BadRequest {
+                // hyper's parser refused what ours let pass, and answered.
+                worker.counters.bad_requests.add(1);
+            }
+            reason
+        }
     }
 }
 

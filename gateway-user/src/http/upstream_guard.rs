@@ -19,7 +19,7 @@ use crate::http::{
     HttpLimits,
     deadline::Deadline,
     framing::{Framer, Side, Step},
-    guard::fill,
+    guard::{fill, pass_direct},
     validate::Violation,
 };
 
@@ -162,7 +162,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for UpstreamGuard<IO> {
                 }
                 Err(violation) => return Poll::Ready(Err(this.refuse(violation))),
             }
-            let n = ready!(fill(&mut this.io, &mut this.buffer, READ_SIZE, cx))?;
+            let direct = this.framer.opaque();
+            let n = if direct > 0 && this.buffer.is_empty() {
+                let n = ready!(pass_direct(&mut this.io, out, direct, cx))?;
+                this.framer.passed(n as u64);
+                if n > 0 {
+                    this.pass(0);
+                    return Poll::Ready(Ok(()));
+                }
+                n
+            } else {
+                ready!(fill(&mut this.io, &mut this.buffer, READ_SIZE, cx))?
+            };
             if n == 0 {
                 this.line.spent.set(true);
                 let clean =

@@ -52,6 +52,7 @@ fn a_bad_request_is_refused_once_and_not_sent_on() {
         }
         assert_eq!(backend.seen.borrow().len(), 0);
         assert_eq!(gateway.counters.bad_requests.value(), BAD.len() as u64);
+        assert_eq!(gateway.counters.responses[3].value(), BAD.len() as u64);
     });
 }
 

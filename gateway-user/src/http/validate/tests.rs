@@ -459,3 +459,15 @@ fn http2_requests() {
         );
     }
 }
+
+#[test]
+fn every_target_that_passes_is_a_uri() {
+    for byte in 0..=255_u8 {
+        let head = [b"GET /", &[byte][..], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        if request(&head, 64).is_ok() {
+            let target = [b'/', byte];
+            let uri = Uri::try_from(&target[..]).expect("hyper takes it as well");
+            assert_eq!(uri.to_string().as_bytes(), target, "and keeps it");
+        }
+    }
+}
