@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use crate::{
@@ -37,6 +38,22 @@ pub struct Snapshot {
     pub clusters: BTreeMap<ClusterId, Arc<Cluster>>,
     /// Certificates in use, for reports.
     pub certificates: Vec<CertificateSummary>,
+    /// TLS configurations in use, so that the next snapshot can keep them.
+    pub tls_configs: HashMap<TlsConfigKey, Arc<rustls::ServerConfig>>,
+}
+
+/// What a TLS configuration was made of. A key always belongs to its chain, so
+/// the chains stand for both.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsConfigKey {
+    /// DER chains, leaf first.
+    pub chains: Vec<Vec<CertificateDer<'static>>>,
+    /// Whether TLS 1.2 is offered.
+    pub allow_tls12: bool,
+    /// Whether TLS 1.3 is offered.
+    pub allow_tls13: bool,
+    /// Protocols offered.
+    pub alpn: Vec<Vec<u8>>,
 }
 
 /// An (address, port) the gateway owns. All of them are TCP.
@@ -193,16 +210,6 @@ pub struct CertificateSummary {
     pub id: CertificateId,
     /// End of validity, seconds since the Unix epoch.
     pub not_after_s: i64,
-}
-
-impl ListenKey {
-    /// Its one address; none when it is for any.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self.address {
-            ListenAddress::Any => None,
-            ListenAddress::Ip(ip) => Some(ip),
-        }
-    }
 }
 
 impl Snapshot {

@@ -1,5 +1,213 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The model to a snapshot: pure and deterministic.
+//!
+//! The previous snapshot is an input for one reason: what did not change keeps
+//! its identity (service and backend ids, rings, TLS configurations with their
+//! session tickets, clusters), so that a reload disturbs nothing.
 
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use crate::{
+    diagnostic::Diagnostic,
+    model::{self, ClusterId, EndpointAddress, Model},
+    snapshot::{
+        CertificateSummary, ChainAction, Cluster, Endpoint, ListenKey, Listener, ListenerTable,
+        Snapshot, TcpAction, TlsChain,
+    },
+};
+
+mod http;
 pub mod l4;
 pub mod maglev;
+mod sni;
+mod tls;
+
+/// Addresses of the names that endpoints are resolved from.
+pub type DnsAnswers = BTreeMap<String, Vec<IpAddr>>;
+
+/// Compiles `model` into the successor of `previous`.
+///
+/// Findings concern what only shows here: a certificate that no provider can
+/// sign with. The chain that needs it is left out; everything else is served.
+pub fn compile(
+    model: &Model,
+    dns: &DnsAnswers,
+    previous: &Snapshot,
+) -> (Snapshot, Vec<Diagnostic>) {
+    let clusters = clusters(model, dns, previous);
+    let mut tls = tls::Configs::new(&model.certificates, previous);
+    let mut diagnostics = Vec::new();
+    let mut listeners = BTreeMap::new();
+    for listener in &model.listeners {
+        let key = ListenKey {
+            address: listener.address,
+            port: listener.port,
+        };
+        let table = match &listener.kind {
+            model::ListenerKind::Forward(route) => {
+                ListenerTable::Forward(Arc::new(tcp_action(route, &clusters)))
+            }
+            model::ListenerKind::PlainHttp(hosts) => {
+                ListenerTable::PlainHttp(Arc::new(http::table(hosts, &clusters)))
+            }
+            model::ListenerKind::Tls(chains) => {
+                ListenerTable::Tls(sni::table(chains.iter().filter_map(
+                    |chain| match chain_action(&chain.action, &clusters, &mut tls) {
+                        Ok(action) => {
+                            let origin = chain.origin.clone();
+                            Some((&chain.names[..], Arc::new(TlsChain { origin, action })))
+                        }
+                        Err(error) => {
+                            diagnostics.push(error.diagnostic(&chain.origin));
+                            None
+                        }
+                    },
+                )))
+            }
+        };
+        listeners.insert(
+            key,
+            Arc::new(Listener {
+                origin: listener.origin.clone(),
+                table,
+            }),
+        );
+    }
+    let (services, backends) = l4::services(model, &clusters, previous);
+    let snapshot = Snapshot {
+        generation: previous.generation + 1,
+        listeners,
+        services,
+        backends,
+        clusters,
+        certificates: model
+            .certificates
+            .values()
+            .map(|certificate| CertificateSummary {
+                id: certificate.id.clone(),
+                not_after_s: certificate.not_after_s,
+            })
+            .collect(),
+        tls_configs: tls.into_used(),
+    };
+    (snapshot, diagnostics)
+}
+
+/// Names of all endpoints that have to be resolved.
+pub fn dns_names(model: &Model) -> std::collections::BTreeSet<String> {
+    let endpoints = model
+        .clusters
+        .values()
+        .flat_map(|cluster| &cluster.endpoints);
+    endpoints
+        .filter_map(|endpoint| match &endpoint.address {
+            EndpointAddress::Dns(name) => Some(name.clone()),
+            EndpointAddress::Ip(_) => None,
+        })
+        .collect()
+}
+
+fn clusters(
+    model: &Model,
+    dns: &DnsAnswers,
+    previous: &Snapshot,
+) -> BTreeMap<ClusterId, Arc<Cluster>> {
+    let compiled = model.clusters.iter().map(|(id, cluster)| {
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(cluster.endpoints.len());
+        for model::Endpoint {
+            address,
+            port,
+            weight,
+        } in &cluster.endpoints
+        {
+            let mut add = |ip: IpAddr| {
+                endpoints.push(Endpoint {
+                    address: SocketAddr::new(ip, *port),
+                    weight: *weight,
+                });
+            };
+            match address {
+                EndpointAddress::Ip(ip) => add(*ip),
+                EndpointAddress::Dns(name) => {
+                    dns.get(name).into_iter().flatten().for_each(|ip| add(*ip));
+                }
+            }
+        }
+        endpoints.sort_unstable();
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        let cluster = Cluster {
+            id: id.clone(),
+            endpoints,
+            load_balancing: cluster.load_balancing,
+            connect_timeout: cluster.connect_timeout,
+        };
+        let kept = previous
+            .clusters
+            .get(id)
+            .filter(|before| ***before == cluster);
+        (
+            id.clone(),
+            kept.cloned().unwrap_or_else(|| Arc::new(cluster)),
+        )
+    });
+    compiled.collect()
+}
+
+fn chain_action(
+    action: &model::TlsAction,
+    clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+    tls: &mut tls::Configs<'_>,
+) -> Result<ChainAction, tls::ConfigError> {
+    Ok(match action {
+        model::TlsAction::Passthrough(route) => {
+            ChainAction::Passthrough(Arc::new(tcp_action(route, clusters)))
+        }
+        model::TlsAction::TerminateTcp {
+            tls: settings,
+            route,
+        } => ChainAction::TerminateTcp(
+            tls.config(settings, tls::Alpn::None)?,
+            Arc::new(tcp_action(route, clusters)),
+        ),
+        model::TlsAction::TerminateHttp {
+            tls: settings,
+            hosts,
+        } => ChainAction::TerminateHttp(
+            tls.config(settings, tls::Alpn::Http)?,
+            Arc::new(http::table(hosts, clusters)),
+        ),
+    })
+}
+
+fn tcp_action(route: &model::TcpRoute, clusters: &BTreeMap<ClusterId, Arc<Cluster>>) -> TcpAction {
+    TcpAction {
+        origin: route.origin.clone(),
+        destinations: route
+            .destinations
+            .iter()
+            .map(|destination| (cluster(clusters, &destination.cluster), destination.weight))
+            .collect(),
+        idle_timeout: route.idle_timeout,
+        hash_policy: route.hash_policy,
+    }
+}
+
+/// The named cluster; one without endpoints when the model breaks its
+/// invariant, so that the route refuses instead of the agent.
+fn cluster(clusters: &BTreeMap<ClusterId, Arc<Cluster>>, id: &ClusterId) -> Arc<Cluster> {
+    clusters.get(id).cloned().unwrap_or_else(|| {
+        Arc::new(Cluster {
+            id: id.clone(),
+            endpoints: Vec::new(),
+            load_balancing: model::LoadBalancing::default(),
+            connect_timeout: model::cluster::DEFAULT_CONNECT_TIMEOUT,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;
