@@ -1,2 +1,378 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The agent's own settings: config/gateway.yaml, parsed and resolved.
+//! The agent's own settings: `config/gateway.yaml`. Every key is optional; a
+//! key this version does not know is an error with its line.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{
+    conn::limits::ConnectionLimits,
+    datapath::{AttachMode, DatapathConfig},
+    http::HttpLimits,
+    model::ForwardingMode,
+};
+
+/// Settings as written, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bootstrap {
+    /// What Gateway selectors match.
+    pub labels: BTreeMap<String, String>,
+    /// Namespace of the agent: where Secrets are looked up. Default: that of
+    /// each Gateway.
+    pub namespace: Option<String>,
+    /// Interfaces that clients arrive on; globs. Default: those with a default
+    /// route.
+    pub wire_interfaces: Vec<String>,
+    /// Interfaces that local backends hang on; globs, followed as they appear.
+    pub pod_interfaces: Vec<String>,
+    /// Addresses claimed as local. Default: none, and listeners without `bind`
+    /// answer on every address of the node.
+    pub vips: Vec<IpAddr>,
+    /// How programs are attached.
+    pub attach: AttachMode,
+    /// How forwarded packets are rewritten unless a service says otherwise.
+    pub forwarding: ForwardingMode,
+    /// Where configuration comes from; `--config` adds to it.
+    pub sources: Vec<SourceSettings>,
+    /// Address of the admin endpoints.
+    pub admin: SocketAddr,
+    /// Directory for pinned programs and maps, on a bpf filesystem.
+    pub bpffs: PathBuf,
+    /// Worker threads; 0 takes one per available core.
+    pub workers: usize,
+    /// Source ports for SNAT; keep it outside `net.ipv4.ip_local_port_range`.
+    #[serde(deserialize_with = "port_range")]
+    pub snat_ports: RangeInclusive<u16>,
+    /// Write one record per connection and request to the log.
+    pub access_log: bool,
+    /// Sizes.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+/// One source of configuration.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSettings {
+    /// A file or a directory.
+    pub file: PathBuf,
+}
+
+/// Sizes of tables and buffers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections in the agent at once, over all listeners.
+    pub max_connections: usize,
+    /// Bytes of a ClientHello, at most 65,536.
+    pub max_client_hello: usize,
+    /// Bytes of a request head.
+    pub max_request_head: usize,
+    /// Headers of a request.
+    pub max_request_headers: usize,
+    /// Flows the kernel tracks at once; memory is taken at the first start.
+    pub max_flows: u32,
+    /// Forwarded (address, port) pairs.
+    pub max_services: u32,
+    /// Backends of all services together.
+    pub max_backends: u32,
+}
+
+/// Deadlines; `5s`, `250ms`, `1h`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// For the whole ClientHello.
+    #[serde(with = "humantime_serde")]
+    pub client_hello: Duration,
+    /// For the TLS handshake after it.
+    #[serde(with = "humantime_serde")]
+    pub tls_handshake: Duration,
+    /// For a complete request head.
+    #[serde(with = "humantime_serde")]
+    pub request_head: Duration,
+    /// Between requests of a kept connection.
+    #[serde(with = "humantime_serde")]
+    pub http_idle: Duration,
+    /// For open connections to end after SIGTERM.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+/// Why the bootstrap cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// Not readable.
+    #[error(
+        "{path}: {source}; name an existing file with --bootstrap, or leave it out for the defaults"
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not what is expected; the position is in the message.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_yaml::Error,
+    },
+    /// A value out of range.
+    #[error("{path}: {key}: {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What is wrong and what would be right.
+        problem: &'static str,
+    },
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        let datapath = DatapathConfig::default();
+        Self {
+            labels: BTreeMap::from([("istio".into(), "ingressgateway".into())]),
+            namespace: None,
+            wire_interfaces: Vec::new(),
+            pod_interfaces: datapath.pod_interfaces,
+            vips: Vec::new(),
+            attach: AttachMode::Auto,
+            forwarding: ForwardingMode::Auto,
+            sources: Vec::new(),
+            admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_000),
+            bpffs: datapath.bpffs,
+            workers: 0,
+            snat_ports: datapath.snat_ports,
+            access_log: true,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let datapath = DatapathConfig::default();
+        let connections = ConnectionLimits::default();
+        let http = HttpLimits::default();
+        Self {
+            max_connections: connections.max_connections,
+            max_client_hello: connections.hello_max,
+            max_request_head: http.max_head,
+            max_request_headers: http.max_headers,
+            max_flows: datapath.max_flows,
+            max_services: datapath.max_services,
+            max_backends: datapath.max_backends,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let connections = ConnectionLimits::default();
+        let http = HttpLimits::default();
+        Self {
+            client_hello: connections.hello_timeout,
+            tls_handshake: connections.handshake_timeout,
+            request_head: http.head_timeout,
+            http_idle: http.idle_timeout,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Bootstrap {
+    /// Reads a bootstrap file.
+    ///
+    /// # Errors
+    /// When it cannot be read, has an unknown key, or a value out of range.
+    pub fn read(path: &Path) -> Result<Self, BootstrapError> {
+        let text = std::fs::read_to_string(path).map_err(|source| BootstrapError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses the text of a bootstrap file; `path` is for messages.
+    ///
+    /// # Errors
+    /// When it has an unknown key or a value out of range.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, BootstrapError> {
+        let parsed: Option<Self> =
+            serde_yaml::from_str(text).map_err(|source| BootstrapError::Parse {
+                path: path.to_owned(),
+                source,
+            })?;
+        let bootstrap = parsed.unwrap_or_default();
+        let problem = |key, problem| BootstrapError::Value {
+            path: path.to_owned(),
+            key,
+            problem,
+        };
+        let Limits {
+            max_client_hello,
+            max_request_head,
+            max_flows,
+            max_connections,
+            ..
+        } = bootstrap.limits;
+        if !(512..=65_536).contains(&max_client_hello) {
+            return Err(problem(
+                "limits.max_client_hello",
+                "must be 512 to 65536 bytes",
+            ));
+        }
+        if !(1_024..=1_048_576).contains(&max_request_head) {
+            return Err(problem(
+                "limits.max_request_head",
+                "must be 1024 to 1048576 bytes",
+            ));
+        }
+        if !(16..=4_194_304).contains(&max_flows) {
+            return Err(problem("limits.max_flows", "must be 16 to 4194304"));
+        }
+        if max_connections == 0 {
+            return Err(problem("limits.max_connections", "must be at least 1"));
+        }
+        if bootstrap
+            .vips
+            .iter()
+            .any(|vip| vip.is_unspecified() || vip.is_multicast())
+        {
+            return Err(problem("vips", "must be unicast addresses"));
+        }
+        if bootstrap.workers > 256 {
+            return Err(problem(
+                "workers",
+                "must be at most 256; 0 takes one per core",
+            ));
+        }
+        Ok(bootstrap)
+    }
+
+    /// Settings of the kernel data plane.
+    pub fn datapath(&self) -> DatapathConfig {
+        DatapathConfig {
+            bpffs: self.bpffs.clone(),
+            wire_interfaces: self.wire_interfaces.clone(),
+            pod_interfaces: self.pod_interfaces.clone(),
+            vips: self.vips.clone(),
+            attach: self.attach,
+            forwarding: self.forwarding,
+            snat_ports: self.snat_ports.clone(),
+            max_flows: self.limits.max_flows,
+            max_services: self.limits.max_services,
+            max_backends: self.limits.max_backends,
+            ..DatapathConfig::default()
+        }
+    }
+
+    /// Limits of connections.
+    pub fn connections(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            hello_timeout: self.timeouts.client_hello,
+            hello_max: self.limits.max_client_hello,
+            handshake_timeout: self.timeouts.tls_handshake,
+            max_connections: self.limits.max_connections,
+        }
+    }
+
+    /// Limits of HTTP.
+    pub fn http(&self) -> HttpLimits {
+        HttpLimits {
+            head_timeout: self.timeouts.request_head,
+            idle_timeout: self.timeouts.http_idle,
+            max_head: self.limits.max_request_head,
+            max_headers: self.limits.max_request_headers,
+            ..HttpLimits::default()
+        }
+    }
+}
+
+/// `61000-65535`.
+fn port_range<'de, D: Deserializer<'de>>(input: D) -> Result<RangeInclusive<u16>, D::Error> {
+    let text = String::deserialize(input)?;
+    let (low, high) = text.split_once('-').unwrap_or((&text, &text));
+    let port = |text: &str| {
+        text.trim()
+            .parse::<u16>()
+            .ok()
+            .filter(|port| *port >= 1_024)
+    };
+    match (port(low), port(high)) {
+        (Some(low), Some(high)) if low <= high => Ok(low..=high),
+        _ => Err(de::Error::custom(
+            "expected a port range of 1024 to 65535, such as 61000-65535",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Bootstrap;
+
+    fn parse(text: &str) -> Result<Bootstrap, String> {
+        Bootstrap::parse(text, Path::new("gateway.yaml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_written_is_the_default() {
+        assert_eq!(parse(""), Ok(Bootstrap::default()));
+        assert_eq!(parse("# only a comment\n"), Ok(Bootstrap::default()));
+    }
+
+    #[test]
+    fn the_shipped_file_states_the_defaults() {
+        let text = include_str!("../../config/gateway.yaml");
+        assert_eq!(parse(text), Ok(Bootstrap::default()), "as shipped");
+        // Every commented key, uncommented, must parse and be the default.
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix("#: ").unwrap_or(line))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let mut stated = parse(&uncommented).expect("the commented keys parse");
+        assert!(!stated.sources.is_empty(), "the example names a source");
+        stated.sources.clear();
+        assert_eq!(stated, Bootstrap::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = parse("vips: [10.0.0.1]\nvipz: []\n").expect_err("refused");
+        assert!(
+            error.contains("vipz") && error.contains("line 2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_say_what_is_right() {
+        for (text, expected) in [
+            ("snat_ports: 80-90", "1024 to 65535"),
+            ("limits: {max_client_hello: 70000}", "512 to 65536"),
+            ("vips: [0.0.0.0]", "unicast"),
+            ("timeouts: {drain: soon}", "drain"),
+            ("attach: magic", "attach"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
