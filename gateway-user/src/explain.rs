@@ -1,2 +1,323 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What would serve a connection or request, or why none would.
+//! What would serve a connection or request, or why none would: the decisions
+//! of `conn` and `http` on a snapshot, without a connection.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+
+use crate::{
+    conn::decide::find_chain,
+    datapath::kernel_serves,
+    http::router::{self, RequestHead, RouteMatch},
+    model::{HttpAction, ListenAddress},
+    snapshot::{ChainAction, HttpTable, ListenKey, ListenerTable, Snapshot, TcpAction},
+    telemetry::access::{CloseReason, Mode},
+};
+
+/// A connection or request to be explained.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Address the client connects to; any listener of the port when absent.
+    pub address: Option<IpAddr>,
+    /// Port the client connects to.
+    pub port: u16,
+    /// Server name of the ClientHello.
+    pub sni: Option<String>,
+    /// Host of the request; the server name when absent.
+    pub host: Option<String>,
+    /// Method of the request.
+    pub method: String,
+    /// Path of the request, query included.
+    pub path: String,
+    /// Headers of the request, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Explanation {
+    /// Listener, as `address:port`.
+    pub listener: Option<String>,
+    /// `forward`, `passthrough`, `terminate-tcp`, `terminate-http`, `plain-http`
+    /// or `refused`.
+    pub mode: &'static str,
+    /// Whether packets are forwarded in the kernel where eBPF is possible.
+    pub kernel: bool,
+    /// `file:line` of the server.
+    pub server: Option<String>,
+    /// Host of the rules that were tried.
+    pub virtual_host: Option<String>,
+    /// `file:line` of the rule.
+    pub rule: Option<String>,
+    /// Status the gateway answers by itself.
+    pub status: Option<u16>,
+    /// Why it is refused or answered by the gateway.
+    pub reason: Option<String>,
+    /// Where it would go.
+    pub destinations: Vec<Destination>,
+}
+
+/// One destination.
+#[derive(Clone, Debug, Serialize)]
+pub struct Destination {
+    /// Cluster.
+    pub cluster: String,
+    /// Share of the connections or requests, percent.
+    pub percent: f64,
+    /// Endpoints, as `address:port`.
+    pub endpoints: Vec<String>,
+}
+
+/// Explains `query` on `snapshot`.
+pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
+    let found = match query.address {
+        Some(address) => snapshot.listener(address, query.port).map(|listener| {
+            let exact = ListenKey {
+                address: ListenAddress::Ip(address.to_canonical()),
+                port: query.port,
+            };
+            let any = ListenKey {
+                address: ListenAddress::Any,
+                ..exact
+            };
+            (
+                if snapshot.listeners.contains_key(&exact) {
+                    exact
+                } else {
+                    any
+                },
+                listener,
+            )
+        }),
+        None => snapshot
+            .listeners
+            .iter()
+            .find(|(key, _)| key.port == query.port)
+            .map(|(key, listener)| (*key, listener)),
+    };
+    let Some((key, listener)) = found else {
+        return refused(
+            CloseReason::NoListener,
+            "no listener has this address and port",
+        );
+    };
+    let mut answer = Explanation {
+        listener: Some(key.to_string()),
+        server: Some(listener.origin.to_string()),
+        ..Explanation::default()
+    };
+    match &listener.table {
+        ListenerTable::Forward(action) => {
+            let address = match (query.address, key.address) {
+                (Some(address), _) | (None, ListenAddress::Ip(address)) => address,
+                (None, ListenAddress::Any) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            };
+            answer.kernel = snapshot
+                .services
+                .get(&key)
+                .is_some_and(|service| kernel_serves(address, service, &snapshot.backends).is_ok());
+            tcp(&mut answer, Mode::Forward, action);
+        }
+        ListenerTable::PlainHttp(table) => http(&mut answer, Mode::PlainHttp, table, query),
+        ListenerTable::Tls(table) => {
+            let sni = query.sni.as_deref().map(str::to_ascii_lowercase);
+            let Some(chain) = find_chain(table, sni.as_deref()) else {
+                let (reason, text) = match &sni {
+                    Some(_) => (CloseReason::UnknownSni, "no chain takes this server name"),
+                    None => (
+                        CloseReason::NoSni,
+                        "no chain takes clients without a server name",
+                    ),
+                };
+                return Explanation {
+                    listener: answer.listener,
+                    ..refused(reason, text)
+                };
+            };
+            answer.server = Some(chain.origin.to_string());
+            match &chain.action {
+                ChainAction::Passthrough(action) => tcp(&mut answer, Mode::Passthrough, action),
+                ChainAction::TerminateTcp(_, action) => {
+                    tcp(&mut answer, Mode::TerminateTcp, action);
+                }
+                ChainAction::TerminateHttp(_, table) => {
+                    http(&mut answer, Mode::TerminateHttp, table, query);
+                }
+            }
+        }
+    }
+    answer
+}
+
+fn refused(reason: CloseReason, text: &str) -> Explanation {
+    Explanation {
+        mode: Mode::Refused.as_str(),
+        reason: Some(format!("{}: {text}", reason.as_str())),
+        ..Explanation::default()
+    }
+}
+
+fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction) {
+    answer.mode = mode.as_str();
+    answer.rule = Some(action.origin.to_string());
+    answer.destinations = destinations(
+        action
+            .destinations
+            .iter()
+            .map(|(cluster, weight)| (&**cluster, *weight)),
+    );
+    if answer
+        .destinations
+        .iter()
+        .all(|destination| destination.endpoints.is_empty())
+    {
+        answer.reason = Some(format!(
+            "{}: connections are closed until the cluster has an endpoint",
+            CloseReason::NoEndpoint.as_str()
+        ));
+    }
+}
+
+fn http(answer: &mut Explanation, mode: Mode, table: &HttpTable, query: &Query) {
+    answer.mode = mode.as_str();
+    let host = query
+        .host
+        .as_deref()
+        .or(query.sni.as_deref())
+        .unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    for (name, value) in &query.headers {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.as_str()),
+            HeaderValue::try_from(value.as_str()),
+        ) {
+            headers.append(name, value);
+        }
+    }
+    let path = query.path.split(['?', '#']).next().unwrap_or_default();
+    let head = RequestHead {
+        method: &query.method,
+        path,
+        headers: &headers,
+    };
+    let gateway_answers = |answer: &mut Explanation, status: u16, reason: &str| {
+        answer.status = Some(status);
+        answer.reason = Some(reason.to_owned());
+    };
+    match router::find(table, host, &head) {
+        RouteMatch::NoHost => gateway_answers(answer, 404, "no virtual host takes this host"),
+        RouteMatch::NoRoute(host) => {
+            answer.virtual_host = Some(host.host.clone());
+            gateway_answers(answer, 404, "no rule of the virtual host matches");
+        }
+        RouteMatch::Redirect301(host) => {
+            answer.virtual_host = Some(host.host.clone());
+            gateway_answers(answer, 301, "the server redirects to https");
+        }
+        RouteMatch::Rule(rule, _, host) => {
+            answer.virtual_host = Some(host.host.clone());
+            answer.rule = Some(rule.origin.to_string());
+            match &rule.action {
+                HttpAction::Redirect(redirect) => {
+                    gateway_answers(answer, redirect.status.as_u16(), "the rule redirects");
+                }
+                HttpAction::Respond(response) => {
+                    gateway_answers(answer, response.status.as_u16(), "the rule answers");
+                }
+                HttpAction::Route {
+                    destinations: routes,
+                    ..
+                } => {
+                    answer.destinations = destinations(routes.iter().filter_map(|route| {
+                        Some((&**table.clusters.get(&route.cluster)?, route.weight))
+                    }));
+                    if answer
+                        .destinations
+                        .iter()
+                        .all(|route| route.endpoints.is_empty())
+                    {
+                        gateway_answers(answer, 503, "no cluster of the rule has an endpoint");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn destinations<'a>(
+    routes: impl Iterator<Item = (&'a crate::snapshot::Cluster, u32)>,
+) -> Vec<Destination> {
+    // One entry a cluster, although a rule may name it twice.
+    let mut shares: BTreeMap<&str, (u64, &crate::snapshot::Cluster)> = BTreeMap::new();
+    for (cluster, weight) in routes {
+        shares.entry(cluster.id.as_str()).or_insert((0, cluster)).0 += u64::from(weight);
+    }
+    let total: u64 = shares.values().map(|(weight, _)| weight).sum();
+    shares
+        .into_iter()
+        .map(|(name, (weight, cluster))| Destination {
+            cluster: name.to_owned(),
+            percent: weight as f64 * 100.0 / total.max(1) as f64,
+            endpoints: cluster
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.address.to_string())
+                .collect(),
+        })
+        .collect()
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            listener,
+            mode,
+            kernel,
+            server,
+            virtual_host,
+            rule,
+            status,
+            reason,
+            destinations,
+        } = self;
+        writeln!(f, "listener  {}", listener.as_deref().unwrap_or("none"))?;
+        writeln!(
+            f,
+            "mode      {mode}{}",
+            if *kernel { " (in the kernel)" } else { "" }
+        )?;
+        for (label, value) in [
+            ("server", server),
+            ("host", virtual_host),
+            ("rule", rule),
+            ("reason", reason),
+        ] {
+            if let Some(value) = value {
+                writeln!(f, "{label:<10}{value}")?;
+            }
+        }
+        if let Some(status) = status {
+            writeln!(f, "status    {status}")?;
+        }
+        for Destination {
+            cluster,
+            percent,
+            endpoints,
+        } in destinations
+        {
+            let endpoints = if endpoints.is_empty() {
+                "no endpoint".to_owned()
+            } else {
+                endpoints.join(", ")
+            };
+            writeln!(f, "cluster   {cluster}  {percent:.1} %  {endpoints}")?;
+        }
+        Ok(())
+    }
+}

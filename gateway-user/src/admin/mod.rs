@@ -1,2 +1,153 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Admin endpoints: health, readiness, metrics, snapshot.
+//! Admin endpoints: health, readiness, metrics, status, snapshot, flows,
+//! explain. They read; nothing here changes routing.
+
+use std::net::IpAddr;
+
+use ::http::StatusCode;
+use axum::{
+    Json, Router,
+    extract::{self, Query as Params},
+    response::IntoResponse,
+    routing::get,
+};
+use serde::Deserialize;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    datapath::FlowReport,
+    explain,
+    snapshot::SnapshotHandle,
+    status::{Readiness, Report},
+};
+
+mod dump;
+mod metrics;
+
+/// A question to the agent's loop, with where to answer.
+pub enum Query {
+    /// What the agent does.
+    Status(oneshot::Sender<Report>),
+    /// Flows the kernel tracks.
+    Flows(oneshot::Sender<Vec<FlowReport>>),
+}
+
+/// What the endpoints read.
+#[derive(Clone)]
+pub struct State {
+    queries: mpsc::Sender<Query>,
+    readiness: watch::Receiver<Readiness>,
+    snapshot: SnapshotHandle,
+}
+
+impl State {
+    /// State over the channels that `app` made.
+    pub fn new(
+        queries: mpsc::Sender<Query>,
+        readiness: watch::Receiver<Readiness>,
+        snapshot: SnapshotHandle,
+    ) -> Self {
+        Self {
+            queries,
+            readiness,
+            snapshot,
+        }
+    }
+}
+
+/// Serves until the task is aborted.
+pub async fn serve(listener: TcpListener, state: State) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/snapshot", get(snapshot))
+        .route("/flows", get(flows))
+        .route("/explain", get(explain))
+        .with_state(state);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "admin endpoints ended");
+    }
+}
+
+async fn readyz(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    match &*state.readiness.borrow() {
+        Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
+        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+        Readiness::Failing(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("failing: {why}\n")),
+    }
+}
+
+/// Asks the loop; unavailable while it starts or ends.
+async fn ask<T>(
+    state: &State,
+    query: impl FnOnce(oneshot::Sender<T>) -> Query,
+) -> Result<T, StatusCode> {
+    let (reply, answer) = oneshot::channel();
+    state
+        .queries
+        .send(query(reply))
+        .await
+        .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    answer.await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+}
+
+async fn status(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    ask(&state, Query::Status).await.map(Json)
+}
+
+async fn flows(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    ask(&state, Query::Flows).await.map(Json)
+}
+
+async fn metrics(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    let report = ask(&state, Query::Status).await?;
+    let text = metrics::encode(&report).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok::<_, StatusCode>(([(::http::header::CONTENT_TYPE, content_type)], text))
+}
+
+async fn snapshot(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    Json(dump::snapshot(&state.snapshot.load()))
+}
+
+/// Parameters of `/explain`, named as the options of `sluice explain`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainParams {
+    port: u16,
+    address: Option<IpAddr>,
+    sni: Option<String>,
+    host: Option<String>,
+    method: Option<String>,
+    path: Option<String>,
+}
+
+async fn explain(
+    extract::State(state): extract::State<State>,
+    Params(params): Params<ExplainParams>,
+) -> impl IntoResponse {
+    let ExplainParams {
+        port,
+        address,
+        sni,
+        host,
+        method,
+        path,
+    } = params;
+    let query = explain::Query {
+        address,
+        port,
+        sni,
+        host,
+        method: method.unwrap_or_else(|| "GET".to_owned()),
+        path: path.unwrap_or_else(|| "/".to_owned()),
+        headers: Vec::new(),
+    };
+    Json(explain::explain(&state.snapshot.load(), &query))
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The report as `sluice status` prints it.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// Renders the JSON of a [`super::Report`]; fields an older or newer agent
+/// does not have are left out.
+pub fn text(report: &Value) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_text(&mut out, report);
+    out
+}
+
+fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
+    writeln!(
+        out,
+        "sluice {}  generation {}  {}",
+        word(&report["version"]),
+        word(&report["generation"]),
+        word(&report["readiness"])
+    )?;
+    let datapath = &report["datapath"];
+    write!(out, "datapath   {}", word(&datapath["mode"]))?;
+    let missing: Vec<&str> = items(&datapath["missing"])
+        .filter_map(Value::as_str)
+        .collect();
+    if !missing.is_empty() {
+        write!(out, " ({})", missing.join(", "))?;
+    }
+    writeln!(out)?;
+    let kernel = &datapath["report"];
+    for interface in items(&kernel["interfaces"]) {
+        writeln!(
+            out,
+            "  interface {:<16} {:<12} program {}",
+            word(&interface["name"]),
+            word(&interface["mode"]),
+            word(&interface["program_id"])
+        )?;
+    }
+    for table in ["verdicts", "drops"] {
+        let counts: Vec<String> = kernel[table]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, count)| count["packets"].as_u64() != Some(0))
+            .map(|(name, count)| format!("{name} {}", word(&count["packets"])))
+            .collect();
+        if !counts.is_empty() {
+            writeln!(out, "  {table:<9} {}", counts.join("  "))?;
+        }
+    }
+    let flows = &kernel["flows"];
+    if !flows.is_null() {
+        writeln!(
+            out,
+            "  flows     {} active, {} closing, {} slots",
+            word(&flows["last_sweep"]["active"]),
+            word(&flows["last_sweep"]["closing"]),
+            word(&flows["capacity"])
+        )?;
+    }
+    for service in items(&kernel["services"]) {
+        let traffic = &service["traffic"];
+        writeln!(
+            out,
+            "  service   {:<22} flows {}  refused {}  in {} packets {} bytes  out {} packets {} bytes",
+            word(&service["destination"]),
+            word(&traffic["flows"]),
+            word(&traffic["refused"]),
+            word(&traffic["packets_in"]),
+            word(&traffic["bytes_in"]),
+            word(&traffic["packets_out"]),
+            word(&traffic["bytes_out"])
+        )?;
+    }
+    for proxied in items(&kernel["proxied"]) {
+        writeln!(
+            out,
+            "  proxied   {:<22} {}",
+            word(&proxied["destination"]),
+            word(&proxied["reason"])
+        )?;
+    }
+    for warning in items(&kernel["warnings"]) {
+        writeln!(out, "  warning   {}", word(warning))?;
+    }
+    writeln!(out, "listeners  {}", items(&report["listeners"]).count())?;
+    for listener in items(&report["listeners"]) {
+        writeln!(
+            out,
+            "  {:<26} {:<8} {}",
+            word(&listener["listener"]),
+            word(&listener["kind"]),
+            word(&listener["origin"])
+        )?;
+    }
+    let connections = &report["connections"];
+    writeln!(
+        out,
+        "agent      {} open, {} accepted, {} bytes in, {} bytes out",
+        word(&connections["active"]),
+        word(&connections["opened"]),
+        word(&connections["bytes_in"]),
+        word(&connections["bytes_out"])
+    )?;
+    for closed in items(&connections["closed"]) {
+        writeln!(
+            out,
+            "  {:<16} {:<18} {}",
+            word(&closed["mode"]),
+            word(&closed["reason"]),
+            word(&closed["count"])
+        )?;
+    }
+    for certificate in items(&report["certificates"]) {
+        writeln!(
+            out,
+            "certificate {:<32} {} days left",
+            word(&certificate["certificate"]),
+            word(&certificate["days_left"])
+        )?;
+    }
+    let findings = items(&report["diagnostics"]).count();
+    writeln!(out, "diagnostics {findings}")?;
+    for finding in items(&report["diagnostics"]) {
+        writeln!(
+            out,
+            "  {}:{}: {}: {} [{}]",
+            word(&finding["file"]),
+            word(&finding["line"]),
+            word(&finding["severity"]),
+            word(&finding["message"]),
+            word(&finding["reason"])
+        )?;
+    }
+    Ok(())
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
