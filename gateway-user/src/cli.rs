@@ -1,2 +1,193 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Command line: subcommands and their options.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// eBPF/XDP-accelerated L4 ingress and SNI router.
+#[derive(Debug, Parser)]
+#[command(version, about, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sluice run --config config/examples/tcp-echo.yaml
+  sluice run --bootstrap config/gateway.yaml
+  sluice check config/examples
+  sluice explain config/examples/sni-passthrough.yaml --port 8443 --sni a.example.com
+  sluice status
+  sluice detach
+
+Exit status: 0 success, 1 the work failed or errors were found, 2 wrong usage.";
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM
+    Run(Run),
+    /// Report what is wrong with a configuration, one finding a line
+    Check(Check),
+    /// Say which rule and cluster would serve a connection or request
+    Explain(Explain),
+    /// Show what a running agent does
+    Status(Status),
+    /// Remove programs, maps and VIP routes; established forwarded flows end
+    Detach(Detach),
+}
+
+/// `sluice run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SIGTERM and SIGINT drain and exit; flows forwarded in the kernel go on. SIGHUP
+re-reads the configuration. Without root or kernel support, --datapath auto
+serves the same configuration by proxying and says so.")]
+pub struct Run {
+    /// The agent's own settings; without it every default applies
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap: Option<PathBuf>,
+    /// A file or directory of resources, in addition to the bootstrap's sources
+    #[arg(long, value_name = "PATH")]
+    pub config: Vec<PathBuf>,
+    /// Where connections are forwarded
+    #[arg(long, value_enum, default_value_t = DatapathMode::Auto)]
+    pub datapath: DatapathMode,
+    /// Address of the admin endpoints [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// How the log is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Where connections are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DatapathMode {
+    /// eBPF where it is possible, else userspace with a warning
+    Auto,
+    /// eBPF, or fail
+    Ebpf,
+    /// Proxy everything
+    Userspace,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
+/// `sluice check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 clean or warnings only, 1 errors, 2 wrong usage.")]
+pub struct Check {
+    /// Files or directories of resources
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The agent's own settings, for the labels that selectors match
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap: Option<PathBuf>,
+    /// How findings are written
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `sluice explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice explain config/examples/demo --port 443 --sni a.demo.test --host a.demo.test --path /api
+  sluice explain config/examples/demo --port 1883")]
+pub struct Explain {
+    /// Files or directories of resources
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The agent's own settings
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap: Option<PathBuf>,
+    /// Port the client connects to
+    #[arg(long)]
+    pub port: u16,
+    /// Address the client connects to
+    #[arg(long)]
+    pub address: Option<IpAddr>,
+    /// Server name in the ClientHello
+    #[arg(long)]
+    pub sni: Option<String>,
+    /// Protocol offered in ALPN; may be repeated
+    #[arg(long)]
+    pub alpn: Vec<String>,
+    /// Host of the request
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Method of the request
+    #[arg(long, default_value = "GET")]
+    pub method: String,
+    /// Path of the request
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// Header of the request, as NAME=VALUE; may be repeated
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    pub headers: Vec<(String, String)>,
+    /// Address the client connects from
+    #[arg(long)]
+    pub source: Option<IpAddr>,
+    /// How the answer is written
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `sluice status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Address of the agent's admin endpoints
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// How the report is written
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `sluice detach`.
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// The settings the agent ran with: bpffs and vips matter here
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap: Option<PathBuf>,
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_ascii_lowercase(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The commands. [`run`] is the composition root: the only file that makes
+//! channels between rooms and long-lived tasks.
+
+pub mod offline;
+pub mod pipeline;
+pub mod remote;
+pub mod run;

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Commands that act on what an agent left or runs: `status` and `detach`.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::{app::pipeline, cli, datapath, status};
+
+/// How long an answer of the admin endpoints may take.
+const ADMIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// `sluice status`: the report of a running agent.
+///
+/// # Errors
+/// When no agent answers at the admin address.
+pub fn status(options: &cli::Status) -> anyhow::Result<ExitCode> {
+    let body = block_on(async {
+        tokio::time::timeout(ADMIN_LIMIT, get(options.admin, "/status"))
+            .await
+            .context("no answer in time")?
+    })
+    .with_context(|| {
+        format!(
+            "{}: no agent answers; is `sluice run` up, and is --admin right?",
+            options.admin
+        )
+    })?;
+    match options.output {
+        cli::Output::Json => println!("{}", String::from_utf8_lossy(&body)),
+        cli::Output::Text => {
+            print!("{}", status::text(&serde_json::from_slice(&body)?));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `sluice detach`: removes what the agent keeps in the kernel.
+///
+/// # Errors
+/// When something could not be removed; what is left is named.
+pub fn detach(options: &cli::Detach) -> anyhow::Result<ExitCode> {
+    let bootstrap = pipeline::bootstrap(options.bootstrap.as_deref())?;
+    let removed = block_on(async { Ok(datapath::detach(&bootstrap.datapath()).await?) })?;
+    println!(
+        "removed {} links, {} maps and {} addresses",
+        removed.links.len(),
+        removed.maps.len(),
+        removed.vips.len()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = ::http::Request::get(path)
+        .header("host", address.to_string())
+        .body(Empty::<Bytes>::new())?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        anyhow::ensure!(
+            response.status().is_success(),
+            "{path}: status {}",
+            response.status()
+        );
+        Ok(response.into_body().collect().await?.to_bytes())
+    };
+    tokio::pin!(connection, answer);
+    loop {
+        tokio::select! {
+            answer = &mut answer => return answer,
+            ended = &mut connection => ended?,
+        }
+    }
+}

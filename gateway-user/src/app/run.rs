@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `sluice run`: makes every channel and every long-lived task, in the order
+//! start wants, and takes them down in the order a drain wants.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    admin::{self, Query},
+    app::pipeline::{self, Pipeline},
+    bootstrap::Bootstrap,
+    cli,
+    compile::DnsAnswers,
+    datapath::{self, Datapath},
+    diagnostic::{Diagnostic, Severity},
+    drain::{self, DrainTrigger},
+    listener::{WorkerOptions, Workers},
+    reconcile::{Edge, Reconciler},
+    snapshot::SnapshotHandle,
+    source::dns::Resolver,
+    status::{self, Inputs, Readiness},
+    telemetry,
+};
+
+/// How often expired flows are collected.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How often interfaces and routes are looked at, and failed steps repeated.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the agent cannot start; afterwards nothing ends it but a signal.
+pub fn run(options: &cli::Run) -> anyhow::Result<ExitCode> {
+    let bootstrap = pipeline::bootstrap(options.bootstrap.as_deref())?;
+    telemetry::log::start(options.log_format, bootstrap.access_log);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(options, &bootstrap))
+}
+
+async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let mut paths: Vec<_> = bootstrap
+        .sources
+        .iter()
+        .map(|source| source.file.clone())
+        .collect();
+    paths.extend(options.config.iter().cloned());
+    anyhow::ensure!(
+        !paths.is_empty(),
+        "nothing to serve: name a file or directory with --config, or sources in the bootstrap"
+    );
+    pipeline::existing(&paths)?;
+    let mut signals = Signals::new()?;
+
+    let address = options.admin.unwrap_or(bootstrap.admin);
+    let admin_listener = TcpListener::bind(address).await.with_context(|| {
+        format!("{address}: cannot open the admin endpoints; choose another address with --admin")
+    })?;
+    let (queries, mut asked) = mpsc::channel(16);
+    let (ready, readiness) = watch::channel(Readiness::Starting);
+    let snapshot = SnapshotHandle::new();
+    let admin_task = tokio::spawn(admin::serve(
+        admin_listener,
+        admin::State::new(queries, readiness, snapshot.clone()),
+    ));
+
+    let (trigger, watcher) = drain::channel();
+    let (datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
+    let count = match bootstrap.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let options = WorkerOptions {
+        connection: bootstrap.connections(),
+        http: bootstrap.http(),
+        ..WorkerOptions::default()
+    };
+    let workers = Workers::start(count, options, snapshot.clone(), watcher)?;
+    let edge = match datapath {
+        Some(mut datapath) => {
+            datapath.set_sockets(&workers.steered_sockets())?;
+            Edge::Kernel(datapath)
+        }
+        None => Edge::Sockets,
+    };
+    let mut agent = Agent {
+        pipeline: Pipeline::new(paths, bootstrap),
+        resolver: Resolver::new(),
+        reconciler: Reconciler::new(snapshot.clone(), edge),
+        workers,
+        snapshot,
+        diagnostics: Vec::new(),
+        missing,
+        ready,
+    };
+    agent.reload().await;
+    tracing::info!(
+        admin = %address,
+        datapath = if agent.missing.is_none() { "ebpf" } else { "userspace" },
+        ready_ms = started.elapsed().as_millis() as u64,
+        "serving"
+    );
+
+    let mut sweep = interval(SWEEP_INTERVAL);
+    let mut refresh = interval(REFRESH_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = agent.pipeline.source.changed() => agent.reload().await,
+            () = agent.resolver.changed() => agent.recompile().await,
+            _ = signals.hangup.recv() => agent.reload().await,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = sweep.tick() => agent.sweep(),
+            _ = refresh.tick() => agent.refresh().await,
+            Some(query) = asked.recv() => agent.answer(query),
+        }
+    }
+    agent
+        .drain(
+            &trigger,
+            bootstrap.timeouts.drain,
+            &mut asked,
+            &mut sweep,
+            &mut signals,
+        )
+        .await;
+    admin_task.abort();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the kernel side, or says why it is left out.
+async fn open_datapath(
+    mode: cli::DatapathMode,
+    bootstrap: &Bootstrap,
+) -> anyhow::Result<(Option<Datapath>, Option<Vec<String>>)> {
+    if mode == cli::DatapathMode::Userspace {
+        return Ok((None, Some(vec!["asked for by --datapath userspace".into()])));
+    }
+    let config = bootstrap.datapath();
+    let missing = datapath::probe(&config);
+    if missing.is_empty() {
+        return Ok((Some(Datapath::open(config).await?), None));
+    }
+    anyhow::ensure!(
+        mode == cli::DatapathMode::Auto,
+        "eBPF is not possible here: {}; --datapath userspace proxies instead",
+        missing.join(", ")
+    );
+    tracing::warn!(
+        missing = missing.join(", "),
+        "no eBPF here: forwarded services are proxied in userspace and end with the agent"
+    );
+    Ok((None, Some(missing)))
+}
+
+/// Signals the agent listens to.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// What the loop owns.
+struct Agent {
+    pipeline: Pipeline,
+    resolver: Resolver,
+    reconciler: Reconciler,
+    workers: Workers,
+    snapshot: SnapshotHandle,
+    diagnostics: Vec<Diagnostic>,
+    /// Why eBPF is left out; nothing when it is in use.
+    missing: Option<Vec<String>>,
+    ready: watch::Sender<Readiness>,
+}
+
+impl Agent {
+    async fn reload(&mut self) {
+        self.pipeline.load();
+        self.resolver.want(self.pipeline.dns_names());
+        self.recompile().await;
+    }
+
+    async fn recompile(&mut self) {
+        let dns: DnsAnswers = self.resolver.answers();
+        let compiled = self.pipeline.compile(&dns, &self.snapshot.load());
+        for diagnostic in &compiled.diagnostics {
+            // Say what is new, once.
+            if self.diagnostics.binary_search(diagnostic).is_err() {
+                match diagnostic.severity {
+                    Severity::Error => tracing::error!(target: "config", "{diagnostic}"),
+                    Severity::Warning => tracing::warn!(target: "config", "{diagnostic}"),
+                }
+            }
+        }
+        self.diagnostics = compiled.diagnostics;
+        let generation = compiled.snapshot.generation;
+        let outcome = self
+            .reconciler
+            .apply(compiled.snapshot, &mut self.workers)
+            .await;
+        self.conclude(outcome.map(|applied| {
+            tracing::info!(generation, ?applied, "configuration in effect");
+        }));
+    }
+
+    /// Becomes ready with the first success and stays so: later failures leave
+    /// the previous state serving.
+    fn conclude(&self, outcome: Result<(), crate::reconcile::ReconcileError>) {
+        match outcome {
+            Ok(()) => {
+                self.ready.send_replace(Readiness::Ready);
+            }
+            Err(error) => {
+                tracing::error!(%error, "configuration not fully in effect; trying again");
+                self.ready.send_if_modified(|ready| {
+                    let starting = !matches!(ready, Readiness::Ready);
+                    if starting {
+                        *ready = Readiness::Failing(error.to_string());
+                    }
+                    starting
+                });
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        if let Some(datapath) = self.reconciler.datapath() {
+            let swept = datapath.sweep();
+            if swept.closed + swept.expired + swept.reclaimed > 0 {
+                tracing::debug!(?swept, "flows collected");
+            }
+        }
+    }
+
+    async fn refresh(&mut self) {
+        let changed = match self.reconciler.datapath() {
+            Some(datapath) => datapath.refresh().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot follow interfaces and routes; trying again");
+                false
+            }),
+            None => false,
+        };
+        if changed || self.reconciler.is_pending() {
+            let outcome = self.reconciler.retry(&mut self.workers).await;
+            self.conclude(outcome.map(drop));
+        }
+    }
+
+    fn answer(&mut self, query: Query) {
+        // A receiver that has gone away no longer wants the answer.
+        match query {
+            Query::Status(reply) => {
+                let report = status::report(Inputs {
+                    snapshot: &self.snapshot.load(),
+                    diagnostics: &self.diagnostics,
+                    missing: self.missing.as_deref(),
+                    datapath: self.reconciler.datapath().map(|datapath| datapath.report()),
+                    counters: self.workers.counters(),
+                    active: self.workers.active(),
+                    apply_failures: self.reconciler.failures(),
+                    readiness: &self.ready.borrow(),
+                });
+                let _ = reply.send(report);
+            }
+            Query::Flows(reply) => {
+                let flows = self.reconciler.datapath().map(|datapath| datapath.flows());
+                let _ = reply.send(flows.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Stops accepting, waits for connections, gives up at the deadline or at
+    /// a second signal. Flows of the kernel are not concerned.
+    async fn drain(
+        mut self,
+        trigger: &DrainTrigger,
+        deadline: Duration,
+        asked: &mut mpsc::Receiver<Query>,
+        sweep: &mut tokio::time::Interval,
+        signals: &mut Signals,
+    ) {
+        self.ready.send_replace(Readiness::Draining);
+        tracing::info!(connections = self.workers.active(), ?deadline, "draining");
+        trigger.start();
+        {
+            let finished = trigger.wait(deadline);
+            tokio::pin!(finished);
+            loop {
+                tokio::select! {
+                    _ = &mut finished => break,
+                    _ = signals.terminate.recv() => break,
+                    _ = signals.interrupt.recv() => break,
+                    _ = sweep.tick() => self.sweep(),
+                    Some(query) = asked.recv() => self.answer(query),
+                }
+            }
+        }
+        let left = self.workers.active();
+        if left > 0 {
+            tracing::warn!(connections = left, "closing what the drain left");
+        }
+        self.workers.shutdown();
+        tracing::info!("stopped");
+    }
+}
