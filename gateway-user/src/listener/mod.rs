@@ -22,8 +22,9 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
-    conn::limits::{ConnectionLimits, HttpLimits},
+    conn::limits::ConnectionLimits,
     drain::DrainWatcher,
+    http::HttpLimits,
     listener::worker::{Command, Start},
     snapshot::{ListenKey, SnapshotHandle},
     telemetry::counters::WorkerCounters,

@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     io,
     net::TcpListener,
+    rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
     thread::{self, JoinHandle},
 };
@@ -17,8 +18,10 @@ use tokio::{
 };
 
 use crate::{
+    balance::Balancer,
     conn::Worker,
     drain::DrainWatcher,
+    http::HttpWorker,
     listener::{WorkerOptions, accept::Acceptor},
     snapshot::{ListenKey, SnapshotHandle},
     telemetry::counters::WorkerCounters,
@@ -72,7 +75,15 @@ async fn serve(start: Start) {
         steered,
         mut commands,
     } = start;
-    let worker = Worker::new(snapshot, options.connection, options.http, counters, drain);
+    let balancer = Balancer::new();
+    let worker = Rc::new(Worker {
+        snapshot,
+        counters: Arc::clone(&counters),
+        http: HttpWorker::new(counters, Rc::clone(&balancer), drain.clone(), options.http),
+        balancer,
+        drain,
+        limits: options.connection,
+    });
     let open = |socket| {
         let (close, closed) = oneshot::channel();
         match Acceptor::new(socket, &worker, &active) {

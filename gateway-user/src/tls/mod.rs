@@ -113,4 +113,6 @@ fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod test_ca;
+#[cfg(test)]
+mod tests;

@@ -12,11 +12,9 @@ use crate::{
         TlsError,
         handshake::{self, HandshakeError},
         server_config,
-        tests::ca::Ca,
+        test_ca::Ca,
     },
 };
-
-pub(crate) mod ca;
 
 const BOTH: TlsSettings = TlsSettings {
     certificates: Vec::new(),

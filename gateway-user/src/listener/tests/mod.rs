@@ -29,7 +29,6 @@ use crate::{
 };
 
 mod copying;
-mod http;
 mod refusals;
 mod routing;
 mod sockets;
