@@ -28,6 +28,9 @@ use crate::datapath::{
     report::InterfaceReport,
 };
 
+/// One a network namespace, so it needs no name of its own.
+const SK_LOOKUP_PIN: &str = "sk_lookup";
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where a program sits.
@@ -65,11 +68,18 @@ impl Hook {
 
     const ALL: [Self; 3] = [Self::XdpNative, Self::XdpGeneric, Self::Tc];
 
-    /// What to try, in order.
-    fn candidates(mode: AttachMode, interface: &Interface, role: Role) -> &'static [Self] {
+    /// What to try, in order. With local pods, `auto` leaves XDP alone: a frame
+    /// that XDP redirects to a veth device whose other end has no NAPI (neither
+    /// an XDP program nor GRO, as in most pods) is lost (veth_xdp_xmit).
+    fn candidates(
+        mode: AttachMode,
+        interface: &Interface,
+        role: Role,
+        pods: bool,
+    ) -> &'static [Self] {
         match (role, mode) {
             (Role::Pod, _) | (Role::Wire, AttachMode::Tc) => &[Self::Tc],
-            (Role::Wire, AttachMode::Auto) if interface.is_virtual => &[Self::Tc],
+            (Role::Wire, AttachMode::Auto) if interface.is_virtual || pods => &[Self::Tc],
             (Role::Wire, AttachMode::Auto) => &[Self::XdpNative, Self::Tc],
             (Role::Wire, AttachMode::XdpNative) => &[Self::XdpNative],
             (Role::Wire, AttachMode::XdpGeneric) => &[Self::XdpGeneric],
@@ -115,21 +125,22 @@ impl Attachments {
         ebpf: &mut Ebpf,
         wanted: &BTreeMap<String, (Interface, Role)>,
     ) -> (bool, Vec<(Role, DatapathError)>) {
-        let mut changed = false;
         let mut failed = Vec::new();
-        let stays = |name: &String, attached: &mut Attachment| {
+        let mode = self.mode;
+        let pods = wanted.values().any(|(_, role)| *role == Role::Pod);
+        let before = self.attached.len();
+        self.attached.retain(|name, attached| {
             wanted.get(name).is_some_and(|(interface, role)| {
                 (interface.index, *role) == (attached.index, attached.role)
+                    && Hook::candidates(mode, interface, *role, pods).contains(&attached.hook)
             })
-        };
-        let before = self.attached.len();
-        self.attached.retain(stays);
-        changed |= self.attached.len() != before;
+        });
+        let mut changed = self.attached.len() != before;
         for (name, (interface, role)) in wanted {
             if self.attached.contains_key(name) {
                 continue;
             }
-            match self.attach(ebpf, name, interface, *role) {
+            match self.attach(ebpf, name, interface, *role, pods) {
                 Ok(attachment) => {
                     self.attached.insert(name.clone(), attachment);
                     changed = true;
@@ -137,7 +148,11 @@ impl Attachments {
                 Err(error) => failed.push((*role, error)),
             }
         }
-        if changed && let Err(error) = self.sweep() {
+        // After a failure, what was there before is better than nothing.
+        if changed
+            && failed.is_empty()
+            && let Err(error) = self.sweep()
+        {
             failed.push((Role::Pod, error));
         }
         (changed, failed)
@@ -149,9 +164,10 @@ impl Attachments {
         name: &str,
         interface: &Interface,
         role: Role,
+        pods: bool,
     ) -> Result<Attachment, DatapathError> {
         let mut refusal = None;
-        for hook in Hook::candidates(self.mode, interface, role) {
+        for hook in Hook::candidates(self.mode, interface, role, pods) {
             match self.attach_at(ebpf, *hook, name, interface.index) {
                 Ok(program_id) => {
                     return Ok(Attachment {
@@ -261,7 +277,7 @@ impl Attachments {
 /// When the kernel refuses.
 pub fn attach_sk_lookup(ebpf: &mut Ebpf, links: &Path) -> Result<(), DatapathError> {
     let (namespace, inode) = bpffs::network_namespace()?;
-    let pin = links.join(PROG_SK_LOOKUP);
+    let pin = links.join(SK_LOOKUP_PIN);
     let mut run = || -> Result<(), Cause> {
         let program = program(ebpf, PROG_SK_LOOKUP)?;
         if replace(&pin, inode, program.fd()?.as_fd())? {

@@ -22,6 +22,18 @@ use crate::datapath::DatapathError;
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: libc::__fsword_t = 0xcafe_4a11;
 
+/// Held by the one agent that works on the pins.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child being forked holds a copy until it
+        // runs its program.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Where the pins of this layout are.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -73,19 +85,19 @@ impl Pins {
         Ok(())
     }
 
-    /// Keeps other agents from these pins for as long as the file is open; none
-    /// when nothing was ever pinned here.
+    /// Keeps other agents from these pins for as long as it is held; none when
+    /// nothing was ever pinned here.
     ///
     /// # Errors
     /// [`DatapathError::InUse`] when another agent holds it.
-    pub fn lock(&self) -> Result<Option<File>, DatapathError> {
+    pub fn lock(&self) -> Result<Option<Lock>, DatapathError> {
         let directory = match File::open(&self.root) {
             Ok(directory) => directory,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(DatapathError::file("open", &self.root)(error)),
         };
         match directory.try_lock() {
-            Ok(()) => Ok(Some(directory)),
+            Ok(()) => Ok(Some(Lock(directory))),
             Err(fs::TryLockError::WouldBlock) => Err(DatapathError::InUse {
                 path: self.root.clone(),
             }),

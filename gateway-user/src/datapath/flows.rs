@@ -47,12 +47,11 @@ impl Sweeper {
         }
     }
 
-    /// Looks at every slot once.
+    /// Looks at every slot once. `now` is the monotonic time in nanoseconds.
     ///
     /// # Errors
     /// When a map operation fails; the slot is tried again next time.
-    pub fn sweep(&mut self, maps: &mut Maps) -> Result<Swept, DatapathError> {
-        let now = monotonic_ns();
+    pub fn sweep(&mut self, maps: &mut Maps, now: u64) -> Result<Swept, DatapathError> {
         let mut swept = Swept::default();
         let mut failure = None;
         let mut claimed = HashMap::new();

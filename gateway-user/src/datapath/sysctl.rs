@@ -11,14 +11,26 @@ pub fn enable_forwarding() -> Vec<String> {
         .collect()
 }
 
-/// Lets an interface take and send forwarded packets. `accept_local` is for
-/// packets that were rewritten before they reach the stack (when the next hop's
-/// MAC is not known yet): their source is an address of this node.
+/// Lets an interface take and send forwarded packets, and lets the stack send
+/// those that were rewritten before they reach it, because the next hop's MAC
+/// is not known yet: their source may be an address of this node.
 pub fn enable_interface(interface: &str) -> Vec<String> {
-    [("forwarding", "1"), ("accept_local", "1")]
-        .into_iter()
-        .filter_map(|(key, value)| set(&["net", "ipv4", "conf", interface, key], value))
-        .collect()
+    let of = |interface, key| ["net", "ipv4", "conf", interface, key];
+    let mut warnings = Vec::new();
+    for key in ["forwarding", "accept_local"] {
+        warnings.extend(set(&of(interface, key), "1"));
+    }
+    // The greater of both is in force (ip-sysctl.rst); strict (1) refuses
+    // sources that would not be answered on the same interface, loose (2) not.
+    let strict = ["all", interface]
+        .iter()
+        .filter_map(|interface| fs::read_to_string(path(&of(interface, "rp_filter"))).ok())
+        .filter_map(|value| value.trim().parse::<u8>().ok())
+        .max();
+    if strict == Some(1) {
+        warnings.extend(set(&of(interface, "rp_filter"), "2"));
+    }
+    warnings
 }
 
 /// Keeps the kernel from giving SNAT ports to sockets.

@@ -224,12 +224,10 @@ fn backend(target: &BackendTarget, around: &Surroundings) -> Backend {
         ForwardingMode::Snat => false,
         ForwardingMode::Auto => *pod,
     };
-    if dnat {
-        backend.forwarding = FORWARD_DNAT;
-    } else {
-        backend.forwarding = FORWARD_SNAT;
-        backend.snat_addr = (*source).into();
-    }
+    backend.forwarding = if dnat { FORWARD_DNAT } else { FORWARD_SNAT };
+    // With dnat as well: a client whose reply tuple is taken, or who is the
+    // backend itself, can only be served with another source.
+    backend.snat_addr = (*source).into();
     backend
 }
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::File,
     io,
     net::IpAddr,
     os::fd::BorrowedFd,
@@ -22,8 +21,8 @@ use crate::{
     datapath::{
         Applied, DatapathConfig, DatapathError, DatapathReport, FlowReport, Swept, apply,
         attach::{self, Attachments},
-        bpffs::Pins,
-        flows::Sweeper,
+        bpffs::{Lock, Pins},
+        flows::{Sweeper, monotonic_ns},
         interfaces::{self, Patterns, Role},
         load,
         maps::Maps,
@@ -39,6 +38,9 @@ use crate::{
     model::{ForwardingMode, HashPolicy, ListenAddress},
     snapshot::{BackendTarget, ListenKey, Service, Snapshot},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Kernel programs, maps and links. Dropping it leaves all of them at work.
 pub struct Datapath {
@@ -60,7 +62,7 @@ pub struct Datapath {
     proxied: Vec<Proxied>,
     warnings: BTreeSet<String>,
     /// Keeps other agents out.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Datapath {
@@ -261,7 +263,7 @@ impl Datapath {
 
     /// Ends flows that are over. To be called once or twice a second.
     pub fn sweep(&mut self) -> Swept {
-        match self.sweeper.sweep(&mut self.maps) {
+        match self.sweeper.sweep(&mut self.maps, monotonic_ns()) {
             Ok(swept) => swept,
             Err(error) => {
                 self.warn(one_line(&error));
