@@ -18,6 +18,7 @@ pub mod client;
 pub mod gateway;
 pub mod lab;
 pub mod netns;
+pub mod offload;
 pub mod pki;
 pub mod process;
 pub mod skip;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where the forwarding program is attached: every mode forwards alike.
 
-use gateway_tests::{backend::echo::Echo, gateway::Datapath};
+use gateway_tests::{attached, backend::echo::Echo, gateway::Datapath, lab::Lab, offload};
 
 use crate::{
     forward::assert_echoes,
@@ -9,27 +9,48 @@ use crate::{
 };
 
 #[test]
-fn tc_forwards() {
-    forwards_with("attach: tc\n");
+fn tc_forwards_super_packets() {
+    let Some(lab) = scene::lab() else { return };
+    forwards_with(&lab, "attach: tc\n");
+}
+
+#[test]
+fn auto_takes_tc_on_veth() {
+    let Some(lab) = scene::lab() else { return };
+    forwards_with(&lab, "attach: auto\n");
 }
 
 #[test]
 fn generic_xdp_forwards() {
-    forwards_with("attach: xdp-generic\n");
+    let Some(lab) = scene::lab() else { return };
+    on_wires(&lab);
+    forwards_with(&lab, "attach: xdp-generic\n");
 }
 
 #[test]
 fn native_xdp_forwards() {
-    forwards_with("attach: xdp-native\n");
+    let Some(lab) = scene::lab() else { return };
+    on_wires(&lab);
+    forwards_with(&lab, "attach: xdp-native\n");
 }
 
-fn forwards_with(bootstrap: &str) {
-    let Some(lab) = scene::lab() else { return };
-    let _echo = Echo::start(&lab, 0, 7000, "").expect("echo");
-    let yaml = tcp("echo", 31_400, &[backend(&lab, 0, 7000)]);
-    let gateway = serve_with(&lab, Datapath::Ebpf, bootstrap, &[("echo.yaml", yaml)]);
-    assert_echoes(&lab, 1 << 20);
+fn forwards_with(lab: &Lab, bootstrap: &str) {
+    let _echo = Echo::start(lab, 0, 7000, "").expect("echo");
+    let yaml = tcp("echo", 31_400, &[backend(lab, 0, 7000)]);
+    let gateway = serve_with(lab, Datapath::Ebpf, bootstrap, &[("echo.yaml", yaml)]);
+    let xdp = bootstrap.contains("xdp");
+    let links = lab.gateway.ip("link show wire").expect("links");
+    assert_eq!(links.contains("xdp"), xdp, "{links}");
+    let programs = attached::count(&lab.gateway, "wire").expect("ask the kernel");
+    assert_eq!(programs.tcx > 0, !xdp, "{programs:?}");
+    assert_echoes(lab, 1 << 20);
     let counters = gateway.service(31_400).expect("counters");
     assert_eq!(counters.flows, 1, "{counters:?}");
     assert!(counters.packets_out > 0, "{counters:?}");
+}
+
+fn on_wires(lab: &Lab) {
+    for netns in [&lab.client].into_iter().chain(&lab.backends) {
+        offload::like_a_wire(netns, "eth0").expect("set offloads");
+    }
 }

@@ -42,7 +42,19 @@ const ROOMS: &[Room] = &[
             "drain",
         ],
     ),
-    room("listener", &["snapshot", "conn", "telemetry", "drain"]),
+    // Its workers put together what each thread needs.
+    room(
+        "listener",
+        &[
+            "model",
+            "snapshot",
+            "balance",
+            "http",
+            "conn",
+            "telemetry",
+            "drain",
+        ],
+    ),
     // What brings it into effect and reports.
     room(
         "reconcile",
@@ -56,7 +68,10 @@ const ROOMS: &[Room] = &[
             "telemetry",
         ],
     ),
-    room("explain", &["model", "snapshot"]),
+    room(
+        "explain",
+        &["model", "snapshot", "http", "conn", "datapath", "telemetry"],
+    ),
     room("status", &["model", "snapshot", "datapath", "telemetry"]),
     room(
         "admin",

@@ -59,10 +59,11 @@ impl Source {
     }
 }
 
-/// Files and folders that hold only tests.
+/// Files and folders that hold only tests: `tests.rs`, `test_NAME.rs`, `tests/`.
 fn is_test_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
     path.starts_with("tests")
-        || path.file_name().is_some_and(|name| name == "tests.rs")
+        || name.is_some_and(|name| name == "tests.rs" || name.starts_with("test_"))
         || path.parent().is_some_and(|dir| dir.ends_with("tests"))
 }
 

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Offloads of an interface, through the ethtool ioctl.
+//!
+//! veth passes packets on with their checksums left to "the hardware", which an
+//! XDP program sees as unfinished and no wire would carry. Native XDP also
+//! hands packets only to a peer that polls, which GRO makes it do. So a lab for
+//! XDP gets both.
+
+use anyhow::{Context, Result};
+
+use crate::netns::Netns;
+
+/// Makes a veth end behave like a network card on a wire: it finishes checksums
+/// itself and polls.
+///
+/// # Errors
+///
+/// When the interface is missing or refuses.
+pub fn like_a_wire(netns: &Netns, interface: &str) -> Result<()> {
+    netns.run(|| {
+        set(interface, ETHTOOL_STXCSUM, 0).context("switch transmit checksums off")?;
+        set(interface, ETHTOOL_SGRO, 1).context("switch GRO on")
+    })
+}
+
+/// `struct ethtool_value` (include/uapi/linux/ethtool.h).
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+fn set(interface: &str, cmd: u32, data: u32) -> Result<()> {
+    // SAFETY: socket has no preconditions.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) };
+    anyhow::ensure!(socket >= 0, std::io::Error::last_os_error());
+    let mut value = EthtoolValue { cmd, data };
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(15)) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request names a terminated interface and points at a value
+    // that lives across the call; the socket is open.
+    let status = unsafe { libc::ioctl(socket, SIOCETHTOOL, &raw mut request) };
+    let outcome = if status == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error()).with_context(|| interface.to_owned())
+    };
+    // SAFETY: the descriptor is ours and not used again.
+    unsafe {
+        libc::close(socket);
+    }
+    outcome
+}
+
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_SGRO: u32 = 0x2c;
