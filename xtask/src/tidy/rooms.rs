@@ -19,7 +19,7 @@ const ROOMS: &[Room] = &[
     room("model", &[]),
     room("translate", &["resource", "model"]),
     room("snapshot", &["model"]),
-    room("compile", &["model", "snapshot"]),
+    room("compile", &["model", "snapshot", "tls"]),
     // What reads a snapshot.
     room("balance", &["model", "snapshot"]),
     room("datapath", &["model", "snapshot"]),
