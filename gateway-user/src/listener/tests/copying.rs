@@ -8,10 +8,15 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Gateway, backend, echo, read_name, round_trip, soon, to};
+use super::{
+    Gateway, backend, chain, echo, read_name, round_trip,
+    routing::{server, tls_connect},
+    soon, to,
+};
 use crate::{
-    snapshot::{ListenerTable, TcpAction},
+    snapshot::{ChainAction, ListenerTable, SniTable, TcpAction},
     telemetry::access::{CloseReason, Mode},
+    tls::tests::ca::Ca,
 };
 
 const MIB: usize = 1 << 20;
@@ -78,6 +83,50 @@ async fn either_side_may_end_first_and_no_byte_is_lost() {
         gateway.total(|counters| counters.bytes_out.value()),
         2 * MIB as u64
     );
+}
+
+#[tokio::test]
+async fn either_side_may_end_first_where_tls_ends_here() {
+    let ca = Ca::new();
+    let (socket, address) = backend().await;
+    let terminate = ChainAction::TerminateTcp(server(&ca, "t.example.com"), to(&[address]));
+    let gateway = Gateway::start(ListenerTable::Tls(SniTable {
+        default: Some(chain(terminate)),
+        ..SniTable::default()
+    }));
+    let (up, down) = (pattern(MIB, 8), pattern(MIB, 9));
+    for client_first in [true, false] {
+        let (client, accepted) = tokio::join!(
+            tls_connect(&ca, &gateway, "t.example.com"),
+            soon("a connection", socket.accept())
+        );
+        let (mut client_reads, mut client_writes) = tokio::io::split(client);
+        let (mut server, _) = accepted.expect("a connection");
+        let (mut server_reads, mut server_writes) = server.split();
+        soon("both directions", async {
+            if client_first {
+                tokio::join!(
+                    send_and_end(&mut client_writes, &up),
+                    expect_all(&mut server_reads, &up)
+                );
+                tokio::join!(
+                    send_and_end(&mut server_writes, &down),
+                    expect_all(&mut client_reads, &down)
+                );
+            } else {
+                tokio::join!(
+                    send_and_end(&mut server_writes, &down),
+                    expect_all(&mut client_reads, &down)
+                );
+                tokio::join!(
+                    send_and_end(&mut client_writes, &up),
+                    expect_all(&mut server_reads, &up)
+                );
+            }
+        })
+        .await;
+    }
+    gateway.ends(Mode::TerminateTcp, CloseReason::Done, 2).await;
 }
 
 /// Waits until bytes have moved and move no more.

@@ -26,7 +26,7 @@ const BOTH: TlsSettings = TlsSettings {
     allow_tls13: true,
 };
 
-fn server(ca: &Ca, name: &str) -> Arc<rustls::ServerConfig> {
+pub(super) fn server(ca: &Ca, name: &str) -> Arc<rustls::ServerConfig> {
     let cert = ca.issue(&[name], &rcgen::PKCS_ECDSA_P256_SHA256);
     server_config(vec![cert], &BOTH, &[]).expect("a configuration")
 }
@@ -50,7 +50,7 @@ async fn tls_backend(ca: &Ca, name: &'static str) -> SocketAddr {
     address
 }
 
-async fn tls_connect(
+pub(super) async fn tls_connect(
     ca: &Ca,
     gateway: &Gateway,
     name: &str,
