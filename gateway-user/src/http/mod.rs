@@ -105,7 +105,7 @@ pub struct HttpWorker {
     balancer: Rc<Balancer>,
     drain: DrainWatcher,
     limits: Rc<HttpLimits>,
-    pool: Rc<Pool>,
+    pool: Pool,
 }
 
 impl HttpWorker {
@@ -122,7 +122,7 @@ impl HttpWorker {
             balancer,
             drain,
             limits: Rc::new(limits),
-            pool: Rc::default(),
+            pool: Pool::default(),
         })
     }
 }

@@ -62,35 +62,24 @@ impl Pool {
     pub fn take(&self, address: SocketAddr) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         let links = idle.get_mut(&address)?;
-        while let Some(mut link) = links.pop() {
-            if link.line.reusable() && link.sender.is_ready() {
-                link.reused = true;
-                return Some(link);
-            }
+        while links.last().is_some_and(|link| link.sender.is_closed()) {
+            links.pop();
         }
-        None
+        // One whose driver has not had its turn since the last answer is not
+        // ready, and left where it is.
+        let at = links
+            .iter()
+            .rposition(|link| link.line.reusable() && link.sender.is_ready())?;
+        let mut link = links.remove(at);
+        link.reused = true;
+        Some(link)
     }
 
     /// Keeps a connection whose answer is complete, if it is fit for another.
-    pub fn put(self: &Rc<Self>, mut link: Link, max_idle: usize) {
+    pub fn put(&self, link: Link, max_idle: usize) {
         if !link.line.reusable() || link.sender.is_closed() {
             return;
         }
-        if !link.sender.is_ready() {
-            // Its driver has not had its turn yet. One waits, not more: a
-            // connection that ends resolves this as well.
-            let pool = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                if link.sender.ready().await.is_ok() && link.line.reusable() {
-                    pool.keep(link, max_idle);
-                }
-            });
-            return;
-        }
-        self.keep(link, max_idle);
-    }
-
-    fn keep(&self, link: Link, max_idle: usize) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= REMEMBERED_ENDPOINTS {
             idle.retain(|_, links| {

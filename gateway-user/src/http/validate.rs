@@ -106,7 +106,7 @@ pub fn request(bytes: &[u8], max_fields: usize) -> Result<Framing, Violation> {
     let mut lengths = Lengths::default();
     let mut host = None;
     let mut fields = 0;
-    for line in lines {
+    for line in &mut lines {
         let (name, value) = field(line)?;
         fields += 1;
         if fields > max_fields {
@@ -120,6 +120,7 @@ pub fn request(bytes: &[u8], max_fields: usize) -> Result<Framing, Violation> {
             lengths.read(name, value)?;
         }
     }
+    lines.end()?;
     match host {
         Some(host) if !is_host(host) => return Err(Violation::HostSyntax),
         Some(_) => {}
@@ -243,7 +244,7 @@ pub fn response(bytes: &[u8], to_head: bool, max_fields: usize) -> Result<Respon
     let (minor, status) = status_line(lines.next().unwrap_or_default())?;
     let mut lengths = Lengths::default();
     let mut fields = 0;
-    for line in lines {
+    for line in &mut lines {
         let (name, value) = field(line)?;
         fields += 1;
         if fields > max_fields {
@@ -251,6 +252,7 @@ pub fn response(bytes: &[u8], to_head: bool, max_fields: usize) -> Result<Respon
         }
         lengths.read(name, value)?;
     }
+    lines.end()?;
     if lengths.chunked && minor == 0 {
         return Err(Violation::TransferEncoding);
     }
@@ -442,6 +444,18 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
 /// section.
 pub struct Lines<'b>(pub &'b [u8]);
 
+impl Lines<'_> {
+    /// Fails unless everything up to the empty line was lines in CRLF, and
+    /// nothing follows it.
+    fn end(&self) -> Result<(), Violation> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Violation::BareLineFeed)
+        }
+    }
+}
+
 impl<'b> Iterator for Lines<'b> {
     type Item = &'b [u8];
 
@@ -468,5 +482,7 @@ fn is_value_byte(byte: u8) -> bool {
     byte == b'\t' || byte >= b' ' && byte != 0x7f
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -354,6 +354,29 @@ fn a_slow_upstream_is_answered_504_and_given_up() {
 }
 
 #[test]
+fn an_answer_that_stalls_is_cut_at_the_timeout() {
+    let mut timed = rule(&[("b", 1)]);
+    if let HttpAction::Route { timeout, .. } = &mut timed.action {
+        *timeout = Some(Duration::from_millis(50));
+    }
+    run(async move {
+        let backend = Backend::start(|mut peer| async move {
+            peer.request().await;
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome")
+                .await;
+            peer.ended().await;
+        })
+        .await;
+        let clusters = [cluster("b", &[backend.address])];
+        let gateway = Gateway::start(table(vec![timed], &clusters)).await;
+        let mut client = gateway.client().await;
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let all = String::from_utf8_lossy(&client.rest().await).into_owned();
+        assert!(all.ends_with("\r\n\r\nsome"), "{all}");
+    });
+}
+
+#[test]
 fn a_connection_follows_the_configuration() {
     run(async {
         let (a, b) = (

@@ -349,3 +349,51 @@ fn many_clients_get_their_own_answers() {
         futures_util::future::join_all(clients).await;
     });
 }
+
+#[test]
+fn an_upstream_may_close_at_any_byte_of_its_answer() {
+    run(async {
+        for end in 0..=OK.len() {
+            // On a new connection, then on a pooled one.
+            for number in [0, 1] {
+                let backend = Backend::start(move |mut peer| async move {
+                    for served in 0.. {
+                        if peer.request().await.is_none() {
+                            return;
+                        }
+                        if served == number && peer.number == 0 {
+                            peer.write(&OK[..end]).await;
+                            return;
+                        }
+                        peer.write(OK).await;
+                    }
+                })
+                .await;
+                let gateway = Gateway::start(to(backend.address)).await;
+                let what = format!("{end} bytes of answer {number}");
+                let mut client = gateway.client().await;
+                for _ in 0..number {
+                    assert_eq!(client.ask(GET).await.text(), "ok", "{what}");
+                }
+                client.write(GET).await;
+                let answer = client.response("GET").await;
+                let status = answer.as_ref().map(|answer| answer.status());
+                let body = OK.len() - 2;
+                let expected = match (end, number) {
+                    (0, 0) => Some(503),
+                    (0, _) => Some(200),
+                    (end, _) if end < body => Some(502),
+                    (end, _) if end < OK.len() => None,
+                    _ => Some(200),
+                };
+                assert_eq!(status, expected, "{what}");
+                let sent = backend.seen.borrow().len();
+                let again = usize::from(end == 0 && number == 1);
+                assert_eq!(sent, number + 1 + again, "{what}");
+                if status.is_some() {
+                    assert_eq!(client.ask(GET).await.text(), "ok", "after {what}");
+                }
+            }
+        }
+    });
+}
