@@ -1,265 +1,381 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The model as text: stable, complete, and without a secret in it.
+//! The model as text that stays the same from run to run.
+//!
+//! Every struct is taken apart completely, so that a new field of the model
+//! does not build until it is shown here. What has its default value is left
+//! out; a key is never shown.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Display, net::IpAddr, time::Duration};
 
 use gateway_user::model::{
-    Cluster, EndpointAddress, ForwardingMode, HashPolicy, HeaderEdits, HttpAction, HttpMatch,
-    HttpRule, ListenerKind, LoadBalancing, Model, StringMatch, TcpRoute, TlsAction, TlsSettings,
-    VirtualHost,
+    Certificate, CertificateId, Cluster, ClusterId, DirectResponse, Endpoint, EndpointAddress,
+    ForwardingMode, HashPolicy, HeaderEdits, HeaderMatch, HttpAction, HttpDestination, HttpMatch,
+    HttpRule, ListenAddress, Listener, ListenerKind, LoadBalancing, Model, PathRewrite, Redirect,
+    StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain, TlsSettings, VirtualHost,
+    cluster::DEFAULT_CONNECT_TIMEOUT,
 };
 
-/// The whole model.
+/// The whole model: listeners, then clusters, then certificates.
 pub fn model(model: &Model) -> String {
+    let Model {
+        listeners,
+        clusters,
+        certificates,
+    } = model;
     let mut text = Text::default();
-    for listener in &model.listeners {
-        let at = format!(
-            "{}:{} @ {}",
-            listener.address, listener.port, listener.origin
-        );
-        match &listener.kind {
-            ListenerKind::Forward(route) => {
-                text.line(format_args!("listener forward {at}"));
-                text.inside(|text| tcp_route(text, route));
-            }
-            ListenerKind::PlainHttp(hosts) => {
-                text.line(format_args!("listener plain-http {at}"));
-                text.inside(|text| hosts.iter().for_each(|host| virtual_host(text, host)));
-            }
-            ListenerKind::Tls(chains) => {
-                text.line(format_args!("listener tls {at}"));
-                for chain in chains {
-                    let names: Vec<String> = chain.names.iter().map(ToString::to_string).collect();
-                    text.inside(|text| {
-                        text.line(format_args!("chain {} @ {}", names.join(" "), chain.origin));
-                        text.inside(|text| tls_action(text, &chain.action));
-                    });
-                }
-            }
-        }
+    for one in listeners {
+        listener(&mut text, one);
     }
-    for cluster in model.clusters.values() {
-        cluster_lines(&mut text, cluster);
+    for (id, one) in clusters {
+        cluster(&mut text, id, one);
     }
-    for certificate in model.certificates.values() {
-        text.line(format_args!(
-            "certificate {} chain={} not-after={}",
-            certificate.id,
-            certificate.chain.len(),
-            certificate.not_after_s
-        ));
-    }
+    certificate_lines(&mut text, certificates);
     text.0
 }
 
-/// Lines with an indentation.
+/// Indented lines.
 #[derive(Default)]
-struct Text(String, usize);
+struct Text(String);
 
 impl Text {
-    fn line(&mut self, content: std::fmt::Arguments<'_>) {
-        writeln!(self.0, "{:width$}{content}", "", width = self.1 * 2).expect("memory");
-    }
-
-    fn inside(&mut self, write: impl FnOnce(&mut Self)) {
-        self.1 += 1;
-        write(self);
-        self.1 -= 1;
+    fn line(&mut self, depth: usize, line: impl AsRef<str>) {
+        self.0.push_str(&"  ".repeat(depth));
+        self.0.push_str(line.as_ref().trim_end());
+        self.0.push('\n');
     }
 }
 
-fn tls_action(text: &mut Text, action: &TlsAction) {
+fn listener(text: &mut Text, listener: &Listener) {
+    let Listener {
+        address,
+        port,
+        kind,
+        origin,
+    } = listener;
+    let address = match address {
+        ListenAddress::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
+        other => other.to_string(),
+    };
+    match kind {
+        ListenerKind::Forward(route) => {
+            text.line(0, format!("listener {address}:{port} forward ({origin})"));
+            tcp_route(text, 1, route);
+        }
+        ListenerKind::Tls(chains) => {
+            text.line(0, format!("listener {address}:{port} tls ({origin})"));
+            for one in chains {
+                chain(text, one);
+            }
+        }
+        ListenerKind::PlainHttp(hosts) => {
+            text.line(0, format!("listener {address}:{port} http ({origin})"));
+            virtual_hosts(text, 1, hosts);
+        }
+    }
+}
+
+fn chain(text: &mut Text, chain: &TlsChain) {
+    let TlsChain {
+        names,
+        action,
+        origin,
+    } = chain;
+    let names = joined(names);
     match action {
         TlsAction::Passthrough(route) => {
-            text.line(format_args!("passthrough"));
-            text.inside(|text| tcp_route(text, route));
+            text.line(1, format!("chain {names}: passthrough ({origin})"));
+            tcp_route(text, 2, route);
         }
         TlsAction::TerminateTcp { tls, route } => {
-            text.line(format_args!("terminate-tcp {}", tls_settings(tls)));
-            text.inside(|text| tcp_route(text, route));
+            text.line(1, format!("chain {names}: terminate-tcp ({origin})"));
+            tls_settings(text, tls);
+            tcp_route(text, 2, route);
         }
         TlsAction::TerminateHttp { tls, hosts } => {
-            text.line(format_args!("terminate-http {}", tls_settings(tls)));
-            text.inside(|text| hosts.iter().for_each(|host| virtual_host(text, host)));
+            text.line(1, format!("chain {names}: terminate-http ({origin})"));
+            tls_settings(text, tls);
+            virtual_hosts(text, 2, hosts);
         }
     }
 }
 
-fn tls_settings(tls: &TlsSettings) -> String {
-    let mut words: Vec<String> = tls.certificates.iter().map(ToString::to_string).collect();
-    for (offered, version) in [(tls.allow_tls12, "1.2"), (tls.allow_tls13, "1.3")] {
-        if offered {
-            words.push(version.to_owned());
-        }
-    }
-    words.join(" ")
+fn tls_settings(text: &mut Text, settings: &TlsSettings) {
+    let TlsSettings {
+        certificates,
+        allow_tls12,
+        allow_tls13,
+    } = settings;
+    let versions: Vec<&str> = [(*allow_tls12, "1.2"), (*allow_tls13, "1.3")]
+        .into_iter()
+        .filter_map(|(allowed, name)| allowed.then_some(name))
+        .collect();
+    text.line(
+        2,
+        format!(
+            "tls {} with {}",
+            versions.join(" and "),
+            joined(certificates)
+        ),
+    );
 }
 
-fn tcp_route(text: &mut Text, route: &TcpRoute) {
-    let mut line = format!("route @ {}", route.origin);
-    if let Some(idle) = route.idle_timeout {
-        write!(line, " idle={idle:?}").expect("memory");
+fn tcp_route(text: &mut Text, depth: usize, route: &TcpRoute) {
+    let TcpRoute {
+        origin,
+        destinations,
+        idle_timeout,
+        hash_policy,
+        forwarding,
+    } = route;
+    let mut line = format!("route ({origin})");
+    if let Some(idle) = idle_timeout {
+        line.push_str(&format!(" idle timeout {}", duration(*idle)));
     }
-    if route.hash_policy == HashPolicy::SourceAddress {
-        line.push_str(" hash=source-address");
-    }
-    match route.forwarding {
-        ForwardingMode::Auto => {}
-        ForwardingMode::Dnat => line.push_str(" forwarding=dnat"),
-        ForwardingMode::Snat => line.push_str(" forwarding=snat"),
-    }
-    text.line(format_args!("{line}"));
-    text.inside(|text| {
-        for destination in &route.destinations {
-            text.line(format_args!(
-                "to {} weight={}",
-                destination.cluster, destination.weight
-            ));
-        }
+    line.push_str(match hash_policy {
+        HashPolicy::FiveTuple => "",
+        HashPolicy::SourceAddress => " by source address",
     });
-}
-
-fn virtual_host(text: &mut Text, host: &VirtualHost) {
-    let redirect = if host.https_redirect {
-        " https-redirect"
-    } else {
-        ""
-    };
-    text.line(format_args!("host {}{redirect}", host.host));
-    text.inside(|text| host.rules.iter().for_each(|rule| http_rule(text, rule)));
-}
-
-fn http_rule(text: &mut Text, rule: &HttpRule) {
-    let name = rule
-        .name
-        .as_ref()
-        .map(|name| format!(" {name:?}"))
-        .unwrap_or_default();
-    text.line(format_args!("rule{name} @ {}", rule.origin));
-    text.inside(|text| {
-        for condition in &rule.matches {
-            http_match(text, condition);
-        }
-        header_edits(text, "request", &rule.request_headers);
-        http_action(text, &rule.action);
-        header_edits(text, "response", &rule.response_headers);
+    line.push_str(match forwarding {
+        ForwardingMode::Auto => "",
+        ForwardingMode::Dnat => " dnat",
+        ForwardingMode::Snat => " snat",
     });
+    text.line(depth, line);
+    for TcpDestination { cluster, weight } in destinations {
+        text.line(depth + 1, format!("to {cluster} weight {weight}"));
+    }
 }
 
-fn http_match(text: &mut Text, condition: &HttpMatch) {
-    let mut words = Vec::new();
-    if let Some(path) = &condition.path {
-        let case = if condition.ignore_path_case {
-            " any-case"
+fn virtual_hosts(text: &mut Text, depth: usize, hosts: &[VirtualHost]) {
+    for VirtualHost {
+        host,
+        rules,
+        https_redirect,
+    } in hosts
+    {
+        let redirect = if *https_redirect {
+            " redirects to https"
         } else {
             ""
         };
-        words.push(format!("path {}{case}", string_match(path)));
-    }
-    if let Some(method) = &condition.method {
-        words.push(format!("method {}", string_match(method)));
-    }
-    for header in &condition.headers {
-        let not = if header.negated { "not " } else { "" };
-        let value = header
-            .value
-            .as_ref()
-            .map_or("present".to_owned(), string_match);
-        words.push(format!("{not}header {} {value}", header.name));
-    }
-    if words.is_empty() {
-        words.push("everything".to_owned());
-    }
-    text.line(format_args!("match {}", words.join(", ")));
-}
-
-fn string_match(condition: &StringMatch) -> String {
-    match condition {
-        StringMatch::Exact(text) => format!("= {text:?}"),
-        StringMatch::Prefix(text) => format!("^ {text:?}"),
+        text.line(depth, format!("host {host}{redirect}"));
+        for one in rules {
+            rule(text, depth + 1, one);
+        }
     }
 }
 
-fn http_action(text: &mut Text, action: &HttpAction) {
+fn rule(text: &mut Text, depth: usize, rule: &HttpRule) {
+    let HttpRule {
+        origin,
+        name,
+        matches,
+        action,
+        request_headers,
+        response_headers,
+    } = rule;
+    let name = name
+        .as_ref()
+        .map_or_else(String::new, |name| format!(" {name:?}"));
+    text.line(depth, format!("rule{name} ({origin})"));
+    let depth = depth + 1;
+    for condition in matches {
+        text.line(depth, format!("match {}", condition_text(condition)));
+    }
+    edits(text, depth, "request", request_headers);
+    edits(text, depth, "response", response_headers);
     match action {
         HttpAction::Route {
             destinations,
             timeout,
             rewrite,
         } => {
+            let PathRewrite { path, authority } = rewrite;
+            let mut line = "route".to_owned();
             if let Some(timeout) = timeout {
-                text.line(format_args!("timeout {timeout:?}"));
+                line.push_str(&format!(" timeout {}", duration(*timeout)));
             }
-            if let Some(path) = &rewrite.path {
-                text.line(format_args!("rewrite path {path:?}"));
+            if let Some(path) = path {
+                line.push_str(&format!(" rewrite path {path:?}"));
             }
-            if let Some(authority) = &rewrite.authority {
-                text.line(format_args!("rewrite authority {authority:?}"));
+            if let Some(authority) = authority {
+                line.push_str(&format!(" rewrite host {authority:?}"));
             }
+            text.line(depth, line);
             for destination in destinations {
-                text.line(format_args!(
-                    "to {} weight={}",
-                    destination.cluster, destination.weight
-                ));
-                text.inside(|text| {
-                    header_edits(text, "request", &destination.request_headers);
-                    header_edits(text, "response", &destination.response_headers);
-                });
+                http_destination(text, depth + 1, destination);
             }
         }
-        HttpAction::Redirect(redirect) => text.line(format_args!(
-            "redirect {} scheme={} authority={} port={} path={}",
-            redirect.status.as_u16(),
-            redirect.scheme.as_deref().unwrap_or("-"),
-            redirect.authority.as_deref().unwrap_or("-"),
-            redirect
-                .port
-                .map_or("-".to_owned(), |port| port.to_string()),
-            redirect.path.as_deref().unwrap_or("-"),
-        )),
-        HttpAction::Respond(response) => text.line(format_args!(
-            "respond {} {:?}",
-            response.status.as_u16(),
-            response.body
-        )),
+        HttpAction::Redirect(redirect) => text.line(depth, redirect_text(redirect)),
+        HttpAction::Respond(DirectResponse { status, body }) => text.line(
+            depth,
+            format!(
+                "respond {} {:?}",
+                status.as_u16(),
+                String::from_utf8_lossy(body)
+            ),
+        ),
     }
 }
 
-fn header_edits(text: &mut Text, direction: &str, edits: &HeaderEdits) {
-    for (name, value) in &edits.set {
-        text.line(format_args!("{direction} set {name}: {value:?}"));
+fn http_destination(text: &mut Text, depth: usize, destination: &HttpDestination) {
+    let HttpDestination {
+        cluster,
+        weight,
+        request_headers,
+        response_headers,
+    } = destination;
+    text.line(depth, format!("to {cluster} weight {weight}"));
+    edits(text, depth + 1, "request", request_headers);
+    edits(text, depth + 1, "response", response_headers);
+}
+
+fn condition_text(condition: &HttpMatch) -> String {
+    let HttpMatch {
+        path,
+        ignore_path_case,
+        method,
+        headers,
+    } = condition;
+    let mut parts = Vec::new();
+    if let Some(path) = path {
+        let case = if *ignore_path_case {
+            " in any case"
+        } else {
+            ""
+        };
+        parts.push(format!("path {}{case}", string_text(path)));
     }
-    for (name, value) in &edits.add {
-        text.line(format_args!("{direction} add {name}: {value:?}"));
+    if let Some(method) = method {
+        parts.push(format!("method {}", string_text(method)));
     }
-    for name in &edits.remove {
-        text.line(format_args!("{direction} remove {name}"));
+    for HeaderMatch {
+        name,
+        value,
+        negated,
+    } in headers
+    {
+        let not = if *negated { "not " } else { "" };
+        let value = value
+            .as_ref()
+            .map_or_else(|| "present".to_owned(), string_text);
+        parts.push(format!("{not}header {name} {value}"));
     }
-    if let Some(authority) = &edits.authority {
-        text.line(format_args!("{direction} authority {authority:?}"));
+    if parts.is_empty() {
+        parts.push("everything".to_owned());
+    }
+    parts.join(", ")
+}
+
+fn string_text(condition: &StringMatch) -> String {
+    match condition {
+        StringMatch::Exact(text) => format!("= {text:?}"),
+        StringMatch::Prefix(text) => format!("^ {text:?}"),
     }
 }
 
-fn cluster_lines(text: &mut Text, cluster: &Cluster) {
-    let algorithm = match cluster.load_balancing {
-        LoadBalancing::LeastRequest => "least-request",
-        LoadBalancing::RoundRobin => "round-robin",
-        LoadBalancing::Random => "random",
-    };
-    text.line(format_args!(
-        "cluster {} {algorithm} connect={:?}",
-        cluster.id, cluster.connect_timeout
-    ));
-    text.inside(|text| {
-        for endpoint in &cluster.endpoints {
-            let address = match &endpoint.address {
-                EndpointAddress::Ip(ip) => ip.to_string(),
-                EndpointAddress::Dns(name) => format!("dns {name}"),
-            };
-            text.line(format_args!(
-                "{address} port={} weight={}",
-                endpoint.port, endpoint.weight
-            ));
-        }
+fn edits(text: &mut Text, depth: usize, direction: &str, edits: &HeaderEdits) {
+    let HeaderEdits {
+        set,
+        add,
+        remove,
+        authority,
+    } = edits;
+    for (name, value) in set {
+        text.line(depth, format!("{direction} set {name}: {value:?}"));
+    }
+    for (name, value) in add {
+        text.line(depth, format!("{direction} add {name}: {value:?}"));
+    }
+    for name in remove {
+        text.line(depth, format!("{direction} remove {name}"));
+    }
+    if let Some(authority) = authority {
+        text.line(depth, format!("{direction} host {authority:?}"));
+    }
+}
+
+fn redirect_text(redirect: &Redirect) -> String {
+    let Redirect {
+        status,
+        scheme,
+        authority,
+        port,
+        path,
+    } = redirect;
+    let mut line = format!("redirect {}", status.as_u16());
+    if let Some(scheme) = scheme {
+        line.push_str(&format!(" scheme {scheme}"));
+    }
+    if let Some(authority) = authority {
+        line.push_str(&format!(" host {authority}"));
+    }
+    if let Some(port) = port {
+        line.push_str(&format!(" port {port}"));
+    }
+    if let Some(path) = path {
+        line.push_str(&format!(" path {path:?}"));
+    }
+    line
+}
+
+fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
+    let Cluster {
+        id,
+        endpoints,
+        load_balancing,
+        connect_timeout,
+    } = cluster;
+    assert_eq!(key, id, "a cluster stands under another's name");
+    let mut line = format!("cluster {id}");
+    line.push_str(match load_balancing {
+        LoadBalancing::LeastRequest => "",
+        LoadBalancing::RoundRobin => " round robin",
+        LoadBalancing::Random => " random",
     });
+    if *connect_timeout != DEFAULT_CONNECT_TIMEOUT {
+        line.push_str(&format!(" connect timeout {}", duration(*connect_timeout)));
+    }
+    text.line(0, line);
+    if endpoints.is_empty() {
+        text.line(1, "no endpoint");
+    }
+    for Endpoint {
+        address,
+        port,
+        weight,
+    } in endpoints
+    {
+        let address = match address {
+            EndpointAddress::Ip(ip) if ip.is_ipv6() => format!("[{ip}]"),
+            EndpointAddress::Ip(ip) => ip.to_string(),
+            EndpointAddress::Dns(name) => format!("dns {name}"),
+        };
+        text.line(1, format!("{address}:{port} weight {weight}"));
+    }
+}
+
+fn certificate_lines(text: &mut Text, certificates: &BTreeMap<CertificateId, Certificate>) {
+    for (key, certificate) in certificates {
+        let Certificate {
+            id,
+            chain: _,
+            key: _,
+            not_after_s,
+        } = certificate;
+        assert_eq!(key, id, "a certificate stands under another's name");
+        text.line(0, format!("certificate {id} until {not_after_s}"));
+    }
+}
+
+fn duration(duration: Duration) -> String {
+    format!("{duration:?}")
+}
+
+fn joined<T: Display>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
