@@ -8,6 +8,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::telemetry::log::LogFormat;
+
 /// eBPF/XDP-accelerated L4 ingress and SNI router.
 #[derive(Debug, Parser)]
 #[command(version, about, disable_help_subcommand = true, after_help = EXAMPLES)]
@@ -76,15 +78,6 @@ pub enum DatapathMode {
     Ebpf,
     /// Proxy everything
     Userspace,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 /// How a report is written.

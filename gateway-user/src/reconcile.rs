@@ -28,10 +28,9 @@ pub struct Reconciler {
 }
 
 /// What stands between clients and the agent.
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Edge {
     /// The kernel steers and forwards.
-    Kernel(Datapath),
+    Kernel(Box<Datapath>),
     /// The agent binds every listener itself.
     Sockets,
 }

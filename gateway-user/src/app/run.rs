@@ -89,7 +89,7 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
     let edge = match datapath {
         Some(mut datapath) => {
             datapath.set_sockets(&workers.steered_sockets())?;
-            Edge::Kernel(datapath)
+            Edge::Kernel(Box::new(datapath))
         }
         None => Edge::Sockets,
     };

@@ -4,7 +4,14 @@
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::cli::LogFormat;
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
 
 /// Starts the log on standard error: level info, changed by `SLUICE_LOG` in the
 /// syntax of tracing's `EnvFilter` (`debug`, `gateway_user::conn=trace`).
