@@ -172,6 +172,12 @@ fn what_the_node_cannot_forward_is_reported() {
     run(detach(&lab.config())).expect("to detach");
 }
 
+/// Callers move it between threads.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Datapath>();
+};
+
 #[test]
 fn one_of_five_thousand_services_is_a_handful_of_operations() {
     let Some(lab) = Lab::new() else { return };
@@ -182,8 +188,15 @@ fn one_of_five_thousand_services_is_a_handful_of_operations() {
         .zip(&backends)
         .map(|(port, backend)| (port, backend.as_str(), ForwardingMode::Auto))
         .collect();
+    let config = DatapathConfig {
+        vips: lab.config().vips,
+        wire_interfaces: lab.config().wire_interfaces,
+        pod_interfaces: lab.config().pod_interfaces,
+        bpffs: lab.config().bpffs,
+        ..DatapathConfig::default()
+    };
     let start = Instant::now();
-    let mut datapath = run(Datapath::open(lab.config())).expect("to open");
+    let mut datapath = run(Datapath::open(config.clone())).expect("to open");
     let opened = start.elapsed();
     let first = snapshot(1, &services);
     let start = Instant::now();
@@ -197,7 +210,7 @@ fn one_of_five_thousand_services_is_a_handful_of_operations() {
     assert_eq!(applied.operations, 2, "the backend and the settings");
     drop(datapath);
     let start = Instant::now();
-    let mut datapath = run(Datapath::open(lab.config())).expect("to adopt");
+    let mut datapath = run(Datapath::open(config.clone())).expect("to adopt");
     let adopted = start.elapsed();
     let start = Instant::now();
     datapath.sweep();

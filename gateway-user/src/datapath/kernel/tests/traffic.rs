@@ -7,6 +7,8 @@ use std::{
     os::fd::AsFd,
 };
 
+use gateway_common::flow::{SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE};
+
 use super::{
     Datapath,
     lab::{BACKEND, CLIENT, Lab, VIP, ask, eventually, skipped},
@@ -145,6 +147,52 @@ fn an_idle_flow_expires_and_its_slot_is_used_again() {
         assert_eq!((swept.active, swept.expired), (0, 2));
     }
     assert_eq!(generations, [2, 2, 2]);
+    drop(datapath);
+    run(detach(&config)).expect("to detach");
+}
+
+/// What an agent that dies at the worst moment, or a program that never comes
+/// back, leaves behind is found.
+#[test]
+fn lost_slots_are_found_again() {
+    let Some(lab) = Lab::new() else { return };
+    let config = DatapathConfig {
+        max_flows: 8,
+        ..lab.config()
+    };
+    let mut datapath = run(Datapath::open(config.clone())).expect("to open");
+    let mut take = || {
+        datapath
+            .maps
+            .pop_free_slot()
+            .expect("to take")
+            .expect("a slot")
+    };
+    let (lost, stuck, dead) = (take(), take(), take());
+    let change = |datapath: &Datapath, slot: u32, from: u32, to: u32| {
+        let slot = datapath.maps.slots.slot(slot).expect("the slot");
+        assert!(slot.change_state(from, to));
+    };
+    change(&datapath, stuck, SLOT_FREE, SLOT_CLAIMED);
+    change(&datapath, dead, SLOT_FREE, SLOT_DEAD);
+    drop(datapath);
+
+    let mut datapath = run(Datapath::open(config.clone())).expect("to adopt");
+    let mut swept = Vec::new();
+    for seconds in [0, 1, 2, 12] {
+        let now = monotonic_ns() + seconds * SECOND;
+        let result = datapath
+            .sweeper
+            .sweep(&mut datapath.maps, now)
+            .expect("to sweep");
+        swept.push((result.closed, result.reclaimed));
+    }
+    assert_eq!(swept, [(1, 0), (0, 0), (0, 0), (0, 1)]);
+    let mut free: Vec<u32> =
+        std::iter::from_fn(|| datapath.maps.pop_free_slot().expect("to take")).collect();
+    assert!(free.contains(&lost), "{free:?}");
+    free.sort_unstable();
+    assert_eq!(free, (0..8).collect::<Vec<u32>>(), "each slot once");
     drop(datapath);
     run(detach(&config)).expect("to detach");
 }
