@@ -212,6 +212,16 @@ pub struct CertificateSummary {
     pub not_after_s: i64,
 }
 
+impl ListenKey {
+    /// Its one address; none when it is for any.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self.address {
+            ListenAddress::Any => None,
+            ListenAddress::Ip(ip) => Some(ip),
+        }
+    }
+}
+
 impl Snapshot {
     /// The listener for a connection accepted on `address`: its own first, then
     /// the one for any address.

@@ -7,10 +7,20 @@
 
 use super::Candidates;
 
+/// Draws until the second endpoint is another one.
+const REDRAWS: usize = 8;
+
 pub(super) fn choose(candidates: &Candidates<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
     let first = candidates.draw(rng)?;
-    // Drawn by weight, so that idle endpoints also share in proportion to it.
-    let second = candidates.draw(rng)?;
+    // Drawn by weight too, so that idle endpoints share in proportion to it; and
+    // again when it is the same one, as long as there is likely to be another.
+    let mut second = first;
+    for _ in 0..REDRAWS {
+        if second != first {
+            break;
+        }
+        second = candidates.draw(rng)?;
+    }
     let load = |index| {
         (
             u64::from(candidates.active(index)),

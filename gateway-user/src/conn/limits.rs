@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::conn::client_hello;
 
+pub use crate::http::HttpLimits;
+
 /// Limits of every connection; HTTP has its own besides.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {

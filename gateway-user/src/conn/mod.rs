@@ -13,7 +13,7 @@ use crate::{
         client_hello::Outcome,
         copy::Stream,
         decide::{Decision, Step},
-        limits::ConnectionLimits,
+        limits::{ConnectionLimits, HttpLimits},
         prefixed::Prefixed,
         session::Session,
     },
@@ -42,17 +42,49 @@ mod session;
 /// What the connections of one worker thread share.
 pub struct Worker {
     /// Asked once for a connection, and once for each HTTP request.
-    pub snapshot: SnapshotHandle,
-    /// Limits of every connection.
-    pub limits: ConnectionLimits,
-    /// This thread's.
-    pub counters: Arc<WorkerCounters>,
-    /// This thread's.
-    pub balancer: Rc<Balancer>,
-    /// This thread's.
-    pub http: Rc<HttpWorker>,
+    snapshot: SnapshotHandle,
+    limits: ConnectionLimits,
+    counters: Arc<WorkerCounters>,
+    balancer: Rc<Balancer>,
+    http: Rc<HttpWorker>,
     /// Every connection holds a guard of it.
-    pub drain: DrainWatcher,
+    drain: DrainWatcher,
+}
+
+impl Worker {
+    /// One per thread, as `counters` are.
+    pub fn new(
+        snapshot: SnapshotHandle,
+        limits: ConnectionLimits,
+        http: HttpLimits,
+        counters: Arc<WorkerCounters>,
+        drain: DrainWatcher,
+    ) -> Rc<Self> {
+        let balancer = Balancer::new();
+        Rc::new(Self {
+            snapshot,
+            limits,
+            http: HttpWorker::new(
+                Arc::clone(&counters),
+                Rc::clone(&balancer),
+                drain.clone(),
+                http,
+            ),
+            counters,
+            balancer,
+            drain,
+        })
+    }
+
+    /// Limits of every connection.
+    pub fn limits(&self) -> &ConnectionLimits {
+        &self.limits
+    }
+
+    /// Tells when to stop accepting.
+    pub fn drain(&self) -> &DrainWatcher {
+        &self.drain
+    }
 }
 
 type Client = Prefixed<TcpStream>;

@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
-    rc::Rc,
     sync::Arc,
 };
 
@@ -13,13 +12,11 @@ use super::{
     Worker,
     client_hello::{Hello, Outcome},
     decide::{Decision, Step, decide, decide_tls, find_chain, http_table},
-    limits::ConnectionLimits,
+    limits::{ConnectionLimits, HttpLimits},
     serve,
 };
 use crate::{
-    balance::Balancer,
     drain,
-    http::{HttpLimits, HttpWorker},
     model::HashPolicy,
     origin::Origin,
     snapshot::{
@@ -128,21 +125,13 @@ fn a_kept_http_connection_finds_the_table_of_its_listener() {
 #[tokio::test]
 async fn a_connection_is_small_while_it_waits() {
     let (_trigger, watcher) = drain::channel();
-    let counters = Arc::default();
-    let balancer = Balancer::new();
-    let worker = Rc::new(Worker {
-        snapshot: SnapshotHandle::new(),
-        limits: ConnectionLimits::default(),
-        http: HttpWorker::new(
-            Arc::clone(&counters),
-            Rc::clone(&balancer),
-            watcher.clone(),
-            HttpLimits::default(),
-        ),
-        counters,
-        balancer,
-        drain: watcher,
-    });
+    let worker = Worker::new(
+        SnapshotHandle::new(),
+        ConnectionLimits::default(),
+        HttpLimits::default(),
+        Arc::default(),
+        watcher,
+    );
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = tokio::net::TcpListener::bind(address)
         .await

@@ -57,7 +57,7 @@ impl Acceptor {
     /// Runs until `closed` resolves or the drain begins, accepts what has
     /// completed by then, and closes the socket.
     pub(super) async fn run(self, mut closed: oneshot::Receiver<()>) {
-        let mut drain = self.worker.drain.clone();
+        let mut drain = self.worker.drain().clone();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -103,7 +103,7 @@ fn take(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, active: &Arc<A
     let others = active.fetch_add(1, Ordering::Relaxed);
     let active = Active(Arc::clone(active));
     let worker = Rc::clone(worker);
-    if others >= worker.limits.max_connections {
+    if others >= worker.limits().max_connections {
         conn::refuse_over_limit(&stream, peer, local, worker);
         return;
     }

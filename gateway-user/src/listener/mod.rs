@@ -22,9 +22,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
-    conn::limits::ConnectionLimits,
+    conn::limits::{ConnectionLimits, HttpLimits},
     drain::DrainWatcher,
-    http::HttpLimits,
     listener::worker::{Command, Start},
     snapshot::{ListenKey, SnapshotHandle},
     telemetry::counters::WorkerCounters,

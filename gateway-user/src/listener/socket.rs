@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::{conn::connect, model::ListenAddress, snapshot::ListenKey};
+use crate::{conn::connect, snapshot::ListenKey};
 
 /// A socket for sk_lookup to steer to, on a port the kernel chooses.
 ///
@@ -22,9 +22,9 @@ pub(super) fn steered(backlog: i32) -> io::Result<TcpListener> {
 /// A socket on a listener's own port, which others of this process share
 /// (SO_REUSEPORT, socket(7)).
 pub(super) fn bound(key: ListenKey, backlog: i32) -> io::Result<TcpListener> {
-    match key.address {
-        ListenAddress::Ip(ip) => open(ip, key.port, true, backlog),
-        ListenAddress::Any => {
+    match key.ip() {
+        Some(ip) => open(ip, key.port, true, backlog),
+        None => {
             open(Ipv6Addr::UNSPECIFIED.into(), key.port, true, backlog).or_else(|error| match error
                 .raw_os_error()
             {

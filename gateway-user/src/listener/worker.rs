@@ -6,7 +6,6 @@ use std::{
     collections::HashMap,
     io,
     net::TcpListener,
-    rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
     thread::{self, JoinHandle},
 };
@@ -18,10 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    balance::Balancer,
     conn::Worker,
     drain::DrainWatcher,
-    http::HttpWorker,
     listener::{WorkerOptions, accept::Acceptor},
     snapshot::{ListenKey, SnapshotHandle},
     telemetry::counters::WorkerCounters,
@@ -75,15 +72,7 @@ async fn serve(start: Start) {
         steered,
         mut commands,
     } = start;
-    let balancer = Balancer::new();
-    let worker = Rc::new(Worker {
-        snapshot,
-        counters: Arc::clone(&counters),
-        http: HttpWorker::new(counters, Rc::clone(&balancer), drain.clone(), options.http),
-        balancer,
-        drain,
-        limits: options.connection,
-    });
+    let worker = Worker::new(snapshot, options.connection, options.http, counters, drain);
     let open = |socket| {
         let (close, closed) = oneshot::channel();
         match Acceptor::new(socket, &worker, &active) {

@@ -113,6 +113,4 @@ fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
 }
 
 #[cfg(test)]
-pub(crate) mod test_ca;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,9 +12,11 @@ use crate::{
         TlsError,
         handshake::{self, HandshakeError},
         server_config,
-        test_ca::Ca,
+        tests::ca::Ca,
     },
 };
+
+pub(crate) mod ca;
 
 const BOTH: TlsSettings = TlsSettings {
     certificates: Vec::new(),

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod copying;
+mod http;
 mod refusals;
 mod routing;
 mod sockets;

@@ -23,7 +23,7 @@ use crate::{
     listener::WorkerOptions,
     snapshot::{ChainAction, ListenerTable, SniTable},
     telemetry::access::{CloseReason, Mode},
-    tls::test_ca::Ca,
+    tls::tests::ca::Ca,
 };
 
 const HELLO_TIMEOUT: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use crate::{
     model::{HashPolicy, TlsSettings},
     snapshot::{ChainAction, ListenerTable, SniTable, TcpAction},
     telemetry::access::{CloseReason, Mode},
-    tls::{server_config, test_ca::Ca},
+    tls::{server_config, tests::ca::Ca},
 };
 
 const BOTH: TlsSettings = TlsSettings {
