@@ -79,4 +79,25 @@ mod tests {
         assert_eq!(addr.v4(), [10, 97, 0, 1]);
         assert!(!Addr16::ANY.is_v4());
     }
+
+    #[test]
+    fn only_the_mapped_prefix_is_v4() {
+        let mapped = Addr16::from_v4([1, 2, 3, 4]);
+        for i in 0..12 {
+            let mut other = mapped;
+            other.bytes[i] ^= 0x10;
+            assert!(!other.is_v4(), "byte {i}");
+        }
+    }
+
+    #[cfg(feature = "user")]
+    #[test]
+    fn standard_addresses_survive_both_ways() {
+        use core::net::IpAddr;
+
+        for text in ["0.0.0.0", "10.97.0.1", "255.255.255.255", "fd97::1", "::1"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(IpAddr::from(Addr16::from(ip)), ip);
+        }
+    }
 }

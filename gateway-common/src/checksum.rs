@@ -34,3 +34,82 @@ pub fn fold(mut sum: u64) -> u16 {
     sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{apply, diff16, diff32, fold};
+
+    /// RFC 1071 section 4.1, word by word with end-around carry.
+    fn naive(words: &[u16]) -> u16 {
+        let mut sum = 0_u32;
+        for &word in words {
+            sum += u32::from(word);
+            if sum > 0xffff {
+                sum -= 0xffff;
+            }
+        }
+        !(sum as u16)
+    }
+
+    /// Marsaglia's xorshift32.
+    fn random(state: &mut u32) -> u32 {
+        *state ^= *state << 13;
+        *state ^= *state >> 17;
+        *state ^= *state << 5;
+        *state
+    }
+
+    #[test]
+    fn an_update_equals_a_new_sum() {
+        let mut state = 0x1234_5678;
+        for _ in 0..50_000 {
+            let mut words = [0_u16; 10];
+            for word in &mut words {
+                *word = match random(&mut state) % 8 {
+                    0 => 0,
+                    1 => 0xffff,
+                    _ => random(&mut state) as u16,
+                };
+            }
+            // Never all zero: the one sum RFC 1624 cannot update.
+            words[9] |= 1;
+            let before = naive(&words);
+            let (old, old_low) = (words[0], words[2]);
+            let old_wide = u32::from(words[3]) | u32::from(words[4]) << 16;
+            words[0] = random(&mut state) as u16;
+            words[2] = words[2].wrapping_sub(1);
+            let wide = random(&mut state);
+            (words[3], words[4]) = (wide as u16, (wide >> 16) as u16);
+            let diff = diff16(old, words[0]) + diff16(old_low, words[2]) + diff32(old_wide, wide);
+            assert_eq!(apply(before, diff), naive(&words), "{words:x?}");
+        }
+    }
+
+    #[test]
+    fn no_change_keeps_the_checksum() {
+        // 0xffff never occurs: it would take a sum of zero.
+        for checksum in 0..0xffff {
+            assert_eq!(apply(checksum, diff32(0xdead_beef, 0xdead_beef)), checksum);
+        }
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624_section_4() {
+        assert_eq!(apply(0xdd2f, diff16(0x5555, 0x3285)), 0x0000);
+    }
+
+    #[test]
+    fn folding_wraps_around_at_every_width() {
+        for (sum, folded) in [
+            (0, 0),
+            (0xffff, 0xffff),
+            (0x1_0000, 1),
+            (0x1_ffff, 1),
+            (0xffff_ffff, 0xffff),
+            (0x1_0000_0000, 1),
+            (u64::MAX, 0xffff),
+        ] {
+            assert_eq!(fold(sum), folded, "{sum:x}");
+        }
+    }
+}

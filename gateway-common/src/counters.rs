@@ -70,3 +70,15 @@ impl VerdictCounter {
         (Self::LocalDelivery, "local_delivery"),
     ];
 }
+
+#[cfg(test)]
+mod tests {
+    use super::VerdictCounter;
+
+    #[test]
+    fn the_list_is_in_order_of_the_indices() {
+        for (index, (counter, _)) in VerdictCounter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+    }
+}

@@ -71,3 +71,16 @@ impl DropReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{DROP_REASON_SLOTS, DropReason};
+
+    #[test]
+    fn the_list_is_in_order_of_the_numbers() {
+        for (number, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+        }
+        assert!(DropReason::ALL.len() <= DROP_REASON_SLOTS as usize);
+    }
+}

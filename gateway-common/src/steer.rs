@@ -28,7 +28,7 @@ pub struct SteerValue {
     /// First index into the socket map.
     pub socket_base: u32,
     /// Sockets to spread over, by a hash of the remote address and port; 0, or
-    /// an index without a socket, fails closed (the packet is dropped).
+    /// an index without a socket, fails closed (the connection is refused).
     pub socket_count: u32,
 }
 

@@ -28,7 +28,8 @@ pub const TCP_RESET: u32 = 5;
 
 /// The state after a packet with `flags` in direction `direction`
 /// ([`crate::flow::DIR_TO_BACKEND`] or [`crate::flow::DIR_TO_CLIENT`]);
-/// `other_flags` are those seen so far in the other direction.
+/// `other_flags` are those seen so far in the other direction. The programs take
+/// it only when it is higher than `state`: states never fall.
 #[inline(always)]
 pub fn next(state: u32, flags: u32, direction: u32, other_flags: u32) -> u32 {
     if flags & FLAG_RST != 0 {
@@ -73,3 +74,111 @@ pub const fn timeout_s(state: u32, established_s: u32) -> u32 {
 
 /// Default idle timeout of established flows: 2 h 4 min (RFC 5382 REQ-5).
 pub const ESTABLISHED_TIMEOUT_S: u32 = 7_440;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{DIR_TO_BACKEND, DIR_TO_CLIENT};
+
+    const SYN_ACK: u32 = FLAG_SYN | FLAG_ACK;
+    const FIN_ACK: u32 = FLAG_FIN | FLAG_ACK;
+
+    #[test]
+    fn each_step_of_a_connection() {
+        // state, direction, flags, flags seen in the other direction, next
+        let steps = [
+            (TCP_SYN_SENT, DIR_TO_BACKEND, FLAG_SYN, 0, TCP_SYN_SENT),
+            (TCP_SYN_SENT, DIR_TO_BACKEND, FLAG_ACK, 0, TCP_SYN_SENT),
+            (TCP_SYN_SENT, DIR_TO_CLIENT, FLAG_ACK, 0, TCP_SYN_SENT),
+            (
+                TCP_SYN_SENT,
+                DIR_TO_CLIENT,
+                SYN_ACK,
+                FLAG_SYN,
+                TCP_SYN_RECEIVED,
+            ),
+            (TCP_SYN_SENT, DIR_TO_BACKEND, SYN_ACK, 0, TCP_SYN_SENT),
+            (
+                TCP_SYN_RECEIVED,
+                DIR_TO_CLIENT,
+                FLAG_ACK,
+                0,
+                TCP_SYN_RECEIVED,
+            ),
+            (
+                TCP_SYN_RECEIVED,
+                DIR_TO_BACKEND,
+                FLAG_SYN,
+                0,
+                TCP_SYN_RECEIVED,
+            ),
+            (
+                TCP_SYN_RECEIVED,
+                DIR_TO_BACKEND,
+                FLAG_ACK,
+                SYN_ACK,
+                TCP_ESTABLISHED,
+            ),
+            (
+                TCP_ESTABLISHED,
+                DIR_TO_BACKEND,
+                FLAG_SYN,
+                SYN_ACK,
+                TCP_ESTABLISHED,
+            ),
+            (
+                TCP_ESTABLISHED,
+                DIR_TO_CLIENT,
+                FLAG_ACK,
+                FLAG_ACK,
+                TCP_ESTABLISHED,
+            ),
+            (
+                TCP_ESTABLISHED,
+                DIR_TO_BACKEND,
+                FIN_ACK,
+                FLAG_ACK,
+                TCP_FIN_WAIT,
+            ),
+            (
+                TCP_FIN_WAIT,
+                DIR_TO_BACKEND,
+                FIN_ACK,
+                FLAG_ACK,
+                TCP_FIN_WAIT,
+            ),
+            (TCP_FIN_WAIT, DIR_TO_CLIENT, FLAG_ACK, FIN_ACK, TCP_FIN_WAIT),
+            (TCP_FIN_WAIT, DIR_TO_CLIENT, FIN_ACK, FIN_ACK, TCP_CLOSING),
+            (TCP_CLOSING, DIR_TO_BACKEND, FLAG_ACK, FIN_ACK, TCP_CLOSING),
+        ];
+        for (state, direction, flags, other, expected) in steps {
+            assert_eq!(
+                next(state, flags, direction, other),
+                expected,
+                "state {state}, direction {direction}, flags {flags:#x}, other {other:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reset_ends_any_state() {
+        for state in TCP_SYN_SENT..=TCP_RESET {
+            for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
+                for flags in [FLAG_RST, FLAG_RST | FLAG_ACK, FLAG_RST | FLAG_FIN] {
+                    assert_eq!(next(state, flags, direction, 0), TCP_RESET);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn timeouts_are_those_of_rfc_5382_or_the_service() {
+        assert_eq!(timeout_s(TCP_SYN_SENT, 5), 240);
+        assert_eq!(timeout_s(TCP_SYN_RECEIVED, 5), 240);
+        assert_eq!(timeout_s(TCP_ESTABLISHED, 0), 7_440);
+        assert_eq!(timeout_s(TCP_ESTABLISHED, 900), 900);
+        assert_eq!(timeout_s(TCP_FIN_WAIT, 900), 900);
+        assert_eq!(timeout_s(TCP_CLOSING, 900), 60);
+        assert_eq!(timeout_s(TCP_RESET, 900), 10);
+    }
+}

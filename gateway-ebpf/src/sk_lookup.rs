@@ -27,7 +27,8 @@ const AF_INET: u32 = 2;
 const PROTOCOL_TCP: u32 = 6;
 
 /// Chooses the socket of a new connection. A steered port without a live socket
-/// fails closed: the packet is dropped and counted.
+/// fails closed, also when somebody else has bound it: the look-up finds nothing
+/// and TCP answers with a reset.
 #[inline(always)]
 pub fn steer(ctx: &SkLookupContext) -> u32 {
     let Some(destination) = Destination::read(ctx.lookup) else {

@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests.
+//! Packet in, packet out: the kernel programs through BPF_PROG_TEST_RUN, and
+//! the steering program on real sockets.
+//!
+//! Each case runs at tc and at XDP, in a network namespace and with maps of its
+//! own, so the tests run side by side. What comes out is compared whole, with a
+//! packet built from scratch. They need root; without it they print SKIPPED.
+
+mod flow;
+mod forward_v4;
+mod fragments;
+mod lab;
+mod malformed;
+mod maps;
+mod packet;
+mod select;
+mod snat;
+mod steer;

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the agent would write to the maps, and what the programs left there.
+
+use std::net::SocketAddrV4;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, Queue},
+};
+use gateway_common::{
+    addr::Addr16,
+    backend::{Backend, FORWARD_DNAT, FORWARD_SNAT},
+    counters::{Count, Stats, VerdictCounter},
+    drop_reason::DropReason,
+    flow::{FlowKey, FlowRef, FlowSlot},
+    names,
+    service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
+    settings::Settings,
+};
+
+use crate::lab::Lab;
+
+/// Small maps: a lab is made for each case.
+pub const CAPACITIES: [(&str, u32); 9] = [
+    (names::MAP_FLOWS, 16_384),
+    (names::MAP_FLOW_SLOTS, 8_192),
+    (names::MAP_FREE_SLOTS, 8_192),
+    (names::MAP_SERVICES, 64),
+    (names::MAP_RINGS, 1_024),
+    (names::MAP_BACKENDS, 64),
+    (names::MAP_SERVICE_STATS, 64),
+    (names::MAP_BACKEND_STATS, 64),
+    (names::MAP_STEER, 64),
+];
+
+/// Seed of the flow hash in every lab.
+pub const SEED: u32 = 0x5eed;
+/// The SNAT range of every lab.
+pub const PORTS: std::ops::RangeInclusive<u16> = 61_000..=61_015;
+/// The gateway's own address towards the backends.
+pub const SNAT_ADDR: [u8; 4] = [10, 1, 0, 1];
+/// Id of the first service and start of its ring.
+pub const SERVICE_ID: u32 = 7;
+
+pub fn addr(endpoint: SocketAddrV4) -> Addr16 {
+    Addr16::from_v4(endpoint.ip().octets())
+}
+
+pub fn key(src: SocketAddrV4, dst: SocketAddrV4) -> FlowKey {
+    FlowKey {
+        src: addr(src),
+        dst: addr(dst),
+        src_port_be: src.port().to_be(),
+        dst_port_be: dst.port().to_be(),
+        proto: 6,
+        _pad: [0; 3],
+    }
+}
+
+pub fn set_settings(ebpf: &mut Ebpf) {
+    let mut map: Array<_, Settings> = array(ebpf, names::MAP_SETTINGS);
+    let settings = Settings {
+        hash_seed: SEED,
+        flow_slots: 8_192,
+        snat_port_min: u32::from(*PORTS.start()),
+        snat_port_max: u32::from(*PORTS.end()),
+        config_generation: 3,
+        _pad: 0,
+    };
+    map.set(0, settings, 0).unwrap();
+}
+
+fn array<'a, V: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Array<&'a mut MapData, V> {
+    ebpf.map_mut(name).unwrap().try_into().unwrap()
+}
+
+fn stats(ebpf: &Ebpf, name: &str, id: u32) -> Stats {
+    let map: PerCpuArray<_, Stats> = ebpf.map(name).unwrap().try_into().unwrap();
+    map.get(&id, 0)
+        .unwrap()
+        .iter()
+        .fold(Stats::default(), |sum, cpu| Stats {
+            flows: sum.flows + cpu.flows,
+            refused: sum.refused + cpu.refused,
+            packets_in: sum.packets_in + cpu.packets_in,
+            bytes_in: sum.bytes_in + cpu.bytes_in,
+            packets_out: sum.packets_out + cpu.packets_out,
+            bytes_out: sum.bytes_out + cpu.bytes_out,
+        })
+}
+
+fn count(ebpf: &Ebpf, name: &str, index: u32) -> u64 {
+    let map: PerCpuArray<_, Count> = ebpf.map(name).unwrap().try_into().unwrap();
+    map.get(&index, 0)
+        .unwrap()
+        .iter()
+        .map(|cpu| cpu.packets)
+        .sum()
+}
+
+impl Lab {
+    /// Lists slots as free.
+    pub fn free_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
+        let mut queue: Queue<_, u32> = self
+            .ebpf
+            .map_mut(names::MAP_FREE_SLOTS)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        for slot in slots {
+            queue.push(slot, 0).unwrap();
+        }
+    }
+
+    /// Takes a slot off the free list.
+    pub fn pop_free_slot(&mut self) -> Option<u32> {
+        let mut queue: Queue<_, u32> = self
+            .ebpf
+            .map_mut(names::MAP_FREE_SLOTS)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        queue.pop(0).ok()
+    }
+
+    /// Writes a backend without a source address of ours.
+    pub fn dnat_backend(&mut self, id: u32, endpoint: SocketAddrV4) {
+        self.backend(id, endpoint, FORWARD_DNAT, Addr16::ANY);
+    }
+
+    /// Writes a backend that is always reached from [`SNAT_ADDR`].
+    pub fn snat_backend(&mut self, id: u32, endpoint: SocketAddrV4) {
+        self.backend(id, endpoint, FORWARD_SNAT, Addr16::from_v4(SNAT_ADDR));
+    }
+
+    pub fn backend(&mut self, id: u32, endpoint: SocketAddrV4, forwarding: u32, snat: Addr16) {
+        let backend = Backend {
+            addr: addr(endpoint),
+            snat_addr: snat,
+            port_be: endpoint.port().to_be(),
+            _pad: 0,
+            forwarding,
+        };
+        array(&mut self.ebpf, names::MAP_BACKENDS)
+            .set(id, backend, 0)
+            .unwrap();
+    }
+
+    /// Writes a service and, from chunk 0 on, its ring.
+    pub fn service(&mut self, vip: SocketAddrV4, ring: &[u32]) {
+        self.service_with(vip, ring, |_| {});
+    }
+
+    /// As [`Self::service`], with changes to the service.
+    pub fn service_with(
+        &mut self,
+        vip: SocketAddrV4,
+        ring: &[u32],
+        change: impl FnOnce(&mut ServiceValue),
+    ) {
+        let mut chunks: Array<_, RingChunk> = array(&mut self.ebpf, names::MAP_RINGS);
+        for (index, ids) in ring.chunks(RING_CHUNK_IDS as usize).enumerate() {
+            let mut chunk = RingChunk {
+                backend_ids: [0; RING_CHUNK_IDS as usize],
+            };
+            chunk.backend_ids[..ids.len()].copy_from_slice(ids);
+            chunks.set(index as u32, chunk, 0).unwrap();
+        }
+        let mut value = ServiceValue {
+            service_id: SERVICE_ID,
+            ring_chunk: 0,
+            ring_size: ring.len() as u32,
+            hash_policy: 0,
+            config_generation: 3,
+            established_timeout_s: 900,
+        };
+        change(&mut value);
+        let mut services: HashMap<_, ServiceKey, ServiceValue> = self
+            .ebpf
+            .map_mut(names::MAP_SERVICES)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let key = ServiceKey {
+            addr: addr(vip),
+            port_be: vip.port().to_be(),
+            proto: 6,
+            _pad: 0,
+        };
+        services.insert(key, value, 0).unwrap();
+    }
+
+    pub fn slot(&mut self, index: u32) -> FlowSlot {
+        array(&mut self.ebpf, names::MAP_FLOW_SLOTS)
+            .get(&index, 0)
+            .unwrap()
+    }
+
+    pub fn set_slot(&mut self, index: u32, slot: FlowSlot) {
+        array(&mut self.ebpf, names::MAP_FLOW_SLOTS)
+            .set(index, slot, 0)
+            .unwrap();
+    }
+
+    pub fn flow(&self, key: &FlowKey) -> Option<FlowRef> {
+        let flows: HashMap<_, FlowKey, FlowRef> =
+            self.ebpf.map(names::MAP_FLOWS).unwrap().try_into().unwrap();
+        flows.get(key, 0).ok()
+    }
+
+    pub fn set_flow(&mut self, key: &FlowKey, value: FlowRef) {
+        let mut flows: HashMap<_, FlowKey, FlowRef> = self
+            .ebpf
+            .map_mut(names::MAP_FLOWS)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        flows.insert(key, value, 0).unwrap();
+    }
+
+    /// Keys in the flow map.
+    pub fn flow_keys(&self) -> usize {
+        let flows: HashMap<_, FlowKey, FlowRef> =
+            self.ebpf.map(names::MAP_FLOWS).unwrap().try_into().unwrap();
+        flows.keys().count()
+    }
+
+    pub fn service_stats(&self) -> Stats {
+        stats(&self.ebpf, names::MAP_SERVICE_STATS, SERVICE_ID)
+    }
+
+    pub fn backend_stats(&self, id: u32) -> Stats {
+        stats(&self.ebpf, names::MAP_BACKEND_STATS, id)
+    }
+
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        count(&self.ebpf, names::MAP_DROPS, reason as u32)
+    }
+
+    /// Drops for any reason.
+    pub fn all_drops(&self) -> u64 {
+        DropReason::ALL
+            .iter()
+            .map(|&reason| self.drops(reason))
+            .sum()
+    }
+
+    pub fn verdicts(&self, counter: VerdictCounter) -> u64 {
+        count(&self.ebpf, names::MAP_VERDICTS, counter as u32)
+    }
+}
