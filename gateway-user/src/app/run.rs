@@ -2,7 +2,7 @@
 //! `sluice run`: makes every channel and every long-lived task, in the order
 //! start wants, and takes them down in the order a drain wants.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -76,6 +76,10 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
 
     let (trigger, watcher) = drain::channel();
     let (datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
+    if let Some(datapath) = &datapath {
+        // Ids in pinned maps go on from where the agent before left them.
+        snapshot.publish(Arc::new(datapath.adopted()));
+    }
     let count = match bootstrap.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,

@@ -44,7 +44,7 @@ pub fn run(maps: &mut Maps, state: &mut State, ops: &[MapOp]) -> Result<(), Data
                         map: gateway_common::names::MAP_RINGS,
                         operation: "write",
                         key: format!("{chunk} to {}", chunk + chunks_for(ring.len() as u32)),
-                        source: "beyond the end of the array".into(),
+                        cause: "beyond the end of the array".into(),
                     });
                 }
             }

@@ -23,6 +23,7 @@ use gateway_common::names::{PROG_SK_LOOKUP, PROG_TC, PROG_XDP};
 
 use crate::datapath::{
     AttachMode, DatapathError, bpffs,
+    error::Cause,
     interfaces::{Interface, Role},
     links::PinnedLink,
     report::InterfaceReport,
@@ -30,8 +31,6 @@ use crate::datapath::{
 
 /// One a network namespace, so it needs no name of its own.
 const SK_LOOKUP_PIN: &str = "sk_lookup";
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,11 +180,11 @@ impl Attachments {
                 Err(error) => refusal = Some((*hook, error)),
             }
         }
-        let (hook, source) = refusal.unwrap_or((Hook::Tc, "no hook to try".into()));
+        let (hook, cause) = refusal.unwrap_or((Hook::Tc, "no hook to try".into()));
         Err(DatapathError::Attach {
             program: hook.program(),
             target: name.to_owned(),
-            source,
+            cause,
         })
     }
 
@@ -288,10 +287,10 @@ pub fn attach_sk_lookup(ebpf: &mut Ebpf, links: &Path) -> Result<(), DatapathErr
         FdLink::from(program.take_link(id)?).pin(&pin)?;
         Ok(())
     };
-    run().map_err(|source| DatapathError::Attach {
+    run().map_err(|cause| DatapathError::Attach {
         program: PROG_SK_LOOKUP,
         target: "the network namespace".to_owned(),
-        source,
+        cause,
     })
 }
 

@@ -49,7 +49,7 @@ pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> 
     }
     let failed = |operation: &str| {
         let operation = operation.to_owned();
-        move |source| DatapathError::Netlink { operation, source }
+        move |cause| DatapathError::Netlink { operation, cause }
     };
     let mut netlink = Netlink::open().map_err(failed("open a netlink socket"))?;
     let interfaces = interfaces::interfaces(&mut netlink).map_err(failed("list interfaces"))?;

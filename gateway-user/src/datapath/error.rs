@@ -3,7 +3,11 @@
 
 use std::{io, path::PathBuf};
 
-/// A failed operation of the datapath.
+/// An error of a library.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failed operation of the datapath, on one line with its causes: an operator
+/// sees it in a log, not in a debugger.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// The kernel or the permissions do not allow eBPF.
@@ -44,25 +48,25 @@ pub enum DatapathError {
         value_size: u32,
     },
     /// The object, or one of its programs, was refused.
-    #[error("cannot load {what} into the kernel")]
+    #[error("cannot load {what} into the kernel: {}", chain(&**cause))]
     Load {
         /// The object or the program.
         what: &'static str,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Cause,
     },
     /// A program cannot be attached.
-    #[error("cannot attach {program} to {target}")]
+    #[error("cannot attach {program} to {target}: {}", chain(&**cause))]
     Attach {
         /// The program.
         program: &'static str,
         /// The interface, or the network namespace.
         target: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Cause,
     },
     /// A map operation failed; what was in force before still is.
-    #[error("cannot {operation} {key} in the kernel map {map}")]
+    #[error("cannot {operation} {key} in the kernel map {map}: {}", chain(&**cause))]
     Map {
         /// Its name.
         map: &'static str,
@@ -71,33 +75,33 @@ pub enum DatapathError {
         /// On which key.
         key: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Cause,
     },
     /// A file or directory cannot be used.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("cannot {operation} {}: {cause}", path.display())]
     File {
         /// What was tried.
         operation: &'static str,
         /// On which path.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel's routing tables refused.
-    #[error("cannot {operation}")]
+    #[error("cannot {operation}: {cause}")]
     Netlink {
         /// What was tried.
         operation: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A name pattern of the configuration is not one.
-    #[error("{pattern:?} is not an interface name or pattern")]
+    #[error("{pattern:?} is not an interface name or pattern: {}", chain(&**cause))]
     Pattern {
         /// As configured.
         pattern: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Cause,
     },
     /// No interface matches what was asked for.
     #[error(
@@ -117,10 +121,16 @@ impl DatapathError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File {
+        move |cause| Self::File {
             operation,
             path,
-            source,
+            cause,
         }
     }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

@@ -116,12 +116,12 @@ fn compile(patterns: &[String]) -> Result<GlobSet, DatapathError> {
     for pattern in patterns {
         set.add(Glob::new(pattern).map_err(|error| DatapathError::Pattern {
             pattern: pattern.clone(),
-            source: error.into(),
+            cause: error.into(),
         })?);
     }
     set.build().map_err(|error| DatapathError::Pattern {
         pattern: patterns.join(" "),
-        source: error.into(),
+        cause: error.into(),
     })
 }
 

@@ -44,7 +44,7 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
                 map: name,
                 operation: "adopt",
                 key: pin.display().to_string(),
-                source: error.into(),
+                cause: error.into(),
             })?;
             if (found.key_size(), found.value_size()) != (key_size, value_size) {
                 return Err(DatapathError::ForeignMap {
@@ -72,7 +72,7 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
     let refused = |what: &'static str| {
         move |error: Box<dyn std::error::Error + Send + Sync>| DatapathError::Load {
             what,
-            source: error,
+            cause: error,
         }
     };
     let mut ebpf = loader

@@ -419,7 +419,7 @@ fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
     ebpf.take_map(name).ok_or_else(|| DatapathError::Load {
         what: name,
-        source: "the object has no such map".into(),
+        cause: "the object has no such map".into(),
     })
 }
 
@@ -431,7 +431,7 @@ where
         .try_into()
         .map_err(|error: MapError| DatapathError::Load {
             what: name,
-            source: error.into(),
+            cause: error.into(),
         })
 }
 
@@ -440,7 +440,7 @@ fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
         Map::Array(data) => Ok(data),
         _ => Err(DatapathError::Load {
             what: name,
-            source: "the object has another type of map under this name".into(),
+            cause: "the object has another type of map under this name".into(),
         }),
     }
 }
@@ -462,7 +462,7 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         map,
         operation,
         key,
-        source: error.into(),
+        cause: error.into(),
     }
 }
 

@@ -126,5 +126,5 @@ fn route(ip: IpAddr, loopback: u32) -> RouteMessage {
 
 fn refused(operation: impl Into<String>) -> impl FnOnce(io::Error) -> DatapathError {
     let operation = operation.into();
-    move |source| DatapathError::Netlink { operation, source }
+    move |cause| DatapathError::Netlink { operation, cause }
 }

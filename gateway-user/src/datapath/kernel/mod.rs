@@ -134,7 +134,7 @@ impl Datapath {
             if role == Role::Wire {
                 return Err(error);
             }
-            warnings.insert(one_line(&error));
+            warnings.insert(error.to_string());
         }
         if !datapath
             .attachments
@@ -155,8 +155,8 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// What the kernel serves already, as a snapshot whose ids the first
-    /// compilation keeps. Without it, ids that change hands refuse flows for a
+    /// What the kernel serves already, as a snapshot whose ids and number the
+    /// first compilation goes on from. Without it, ids that change hands refuse flows for a
     /// moment while the first snapshot is applied.
     pub fn adopted(&self) -> Snapshot {
         let mut services: BTreeMap<ListenKey, Arc<Service>> = BTreeMap::new();
@@ -198,6 +198,7 @@ impl Datapath {
         });
         Snapshot {
             services,
+            generation: u64::from(self.state.settings.config_generation),
             backends: backends.collect(),
             ..Snapshot::default()
         }
@@ -252,7 +253,7 @@ impl Datapath {
         self.routes.forget();
         let (changed, failed) = self.look_around()?;
         for (_, error) in failed {
-            self.warn(one_line(&error));
+            self.warn(error.to_string());
         }
         if self.desired.is_none() {
             return Ok(changed);
@@ -266,7 +267,7 @@ impl Datapath {
         match self.sweeper.sweep(&mut self.maps, monotonic_ns()) {
             Ok(swept) => swept,
             Err(error) => {
-                self.warn(one_line(&error));
+                self.warn(error.to_string());
                 self.sweeper.report(0).last_sweep
             }
         }
@@ -275,7 +276,7 @@ impl Datapath {
     /// Counters and tables.
     pub fn report(&self) -> DatapathReport {
         let mut warnings: Vec<String> = self.warnings.iter().cloned().collect();
-        let mut or_warn = |error: DatapathError| warnings.push(one_line(&error));
+        let mut or_warn = |error: DatapathError| warnings.push(error.to_string());
         DatapathReport {
             generation: self.state.settings.config_generation,
             interfaces: self.attachments.report(),
@@ -389,11 +390,5 @@ impl Datapath {
 
 fn netlink(operation: &str) -> impl FnOnce(io::Error) -> DatapathError {
     let operation = operation.to_owned();
-    move |source| DatapathError::Netlink { operation, source }
-}
-
-/// An error with its causes.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+    move |cause| DatapathError::Netlink { operation, cause }
 }
