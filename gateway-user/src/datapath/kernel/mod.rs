@@ -61,6 +61,8 @@ pub struct Datapath {
     sockets: u32,
     proxied: Vec<Proxied>,
     warnings: BTreeSet<String>,
+    /// Something has changed on the node and is not followed completely.
+    behind: bool,
     /// Keeps other agents out.
     _lock: Option<Lock>,
 }
@@ -125,6 +127,7 @@ impl Datapath {
             sockets: 0,
             proxied: Vec::new(),
             warnings: BTreeSet::new(),
+            behind: false,
             _lock: lock,
             config,
         };
@@ -247,18 +250,18 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::apply`].
     pub async fn refresh(&mut self) -> Result<bool, DatapathError> {
-        if !self.changes.any() {
+        self.behind |= self.changes.any();
+        if !self.behind {
             return Ok(false);
         }
         self.routes.forget();
         let (changed, failed) = self.look_around()?;
+        let complete = failed.is_empty();
         for (_, error) in failed {
             self.warn(error.to_string());
         }
-        if self.desired.is_none() {
-            return Ok(changed);
-        }
         let applied = self.catch_up()?;
+        self.behind = !complete;
         Ok(changed || applied.operations > 0)
     }
 
