@@ -43,7 +43,7 @@ impl Pipeline {
             options: Options {
                 labels: bootstrap.labels.clone(),
                 namespace: bootstrap.namespace.clone(),
-                now_s: None,
+                ..Options::default()
             },
             model: Model::default(),
             found: Vec::new(),
@@ -54,6 +54,7 @@ impl Pipeline {
     pub fn load(&mut self) {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.options.now_s = since_epoch.ok().map(|since| since.as_secs() as i64);
+        self.options.last_good.clone_from(&self.model.certificates);
         let loaded = self.source.load();
         let (model, mut found) = translate::translate(&loaded.resources, &self.options);
         found.extend(loaded.diagnostics);

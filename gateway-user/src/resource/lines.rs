@@ -146,13 +146,25 @@ impl<'a> Place<'a> {
         self.document.at(self.line)
     }
 
-    /// Names of the fields inside that the kind does not have.
+    /// Names of the fields inside, at any depth, that the kind does not have.
     pub fn unknown_fields(self) -> Vec<&'a str> {
         let mut found = Vec::new();
         if let Some(node) = self.node {
             collect_unknown(node, &mut found);
         }
         found
+    }
+
+    /// The same for its own fields only.
+    pub fn unknown_fields_here(self) -> Vec<&'a str> {
+        match self.node.map(|node| &node.children) {
+            Some(Children::Map(entries)) => entries
+                .iter()
+                .filter(|(_, child)| child.unknown)
+                .map(|(key, _)| &**key)
+                .collect(),
+            _ => Vec::new(),
+        }
     }
 
     fn into_child(self, child: Option<&'a Node>) -> Self {

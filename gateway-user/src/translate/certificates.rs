@@ -54,18 +54,13 @@ impl Context<'_> {
             );
             return None;
         };
-        let pair = match pair(&secret) {
-            Ok(pair) => pair,
+        match pair(&secret) {
+            Ok((certificate, key)) => self.certificate(id, &certificate, &key, place),
             Err(message) => {
-                self.findings.error(
-                    place,
-                    Reason::InvalidCertificate,
-                    format!("Secret {wanted} at {}: {message}", secret.meta.origin),
-                );
-                return None;
+                let message = format!("Secret {wanted} at {}: {message}", secret.meta.origin);
+                self.unusable(id, Reason::InvalidCertificate, &message, place)
             }
-        };
-        self.certificate(id, &pair.0, &pair.1, place)
+        }
     }
 
     /// The certificate in a pair of files.
@@ -88,23 +83,42 @@ impl Context<'_> {
         if self.certificates.contains_key(&id) {
             return Some(id);
         }
-        let certificate_pem = self.file(origin.beside(certificate), certificate, place)?;
-        let key_pem = self.file(origin.beside(key), key, place)?;
-        self.certificate(id, &certificate_pem, &key_pem, place)
+        let pair = self
+            .file(origin.beside(certificate), certificate)
+            .and_then(|certificate| Ok((certificate, self.file(origin.beside(key), key)?)));
+        match pair {
+            Ok((certificate, key)) => self.certificate(id, &certificate, &key, place),
+            Err(message) => self.unusable(id, Reason::MissingCertificate, &message, place),
+        }
     }
 
-    fn file(&mut self, path: PathBuf, name: &str, place: Place<'_>) -> Option<Arc<[u8]>> {
-        let message = match self.resources.files.get(&path) {
-            Some(Ok(contents)) => return Some(Arc::clone(&contents.0)),
-            Some(Err(error)) => format!("{name} cannot be read: {error}"),
-            None => format!("{name} is not there"),
+    fn file(&self, path: PathBuf, name: &str) -> Result<Arc<[u8]>, String> {
+        match self.resources.files.get(&path) {
+            Some(Ok(contents)) => Ok(Arc::clone(&contents.0)),
+            Some(Err(error)) => Err(format!("{name} cannot be read: {error}")),
+            None => Err(format!("{name} is not there")),
+        }
+    }
+
+    /// A finding, and the last good version when there is one: a pair that is
+    /// replaced file by file does not match for a moment.
+    fn unusable(
+        &mut self,
+        id: CertificateId,
+        reason: Reason,
+        message: &str,
+        place: Place<'_>,
+    ) -> Option<CertificateId> {
+        let last_good = self.options.last_good.get(&id).cloned();
+        let consequence = match &last_good {
+            Some(_) => "its last good version stays in use",
+            None => "this server is not served",
         };
-        self.findings.error(
-            place,
-            Reason::MissingCertificate,
-            format!("{message}; this server is not served until it can be"),
-        );
-        None
+        self.findings
+            .error(place, reason, format!("{message}; {consequence}"));
+        let certificate = last_good?;
+        self.certificates.insert(id.clone(), certificate);
+        Some(id)
     }
 
     fn certificate(
@@ -116,12 +130,8 @@ impl Context<'_> {
     ) -> Option<CertificateId> {
         match parse(&id, certificate_pem, key_pem) {
             Err(message) => {
-                self.findings.error(
-                    place,
-                    Reason::InvalidCertificate,
-                    format!("{id}: {message}; this server is not served"),
-                );
-                None
+                let message = format!("{id}: {message}");
+                self.unusable(id, Reason::InvalidCertificate, &message, place)
             }
             Ok((certificate, not_before_s)) => {
                 if let Some(now_s) = self.options.now_s {

@@ -28,6 +28,8 @@ mod duration;
 mod endpoints;
 mod hosts;
 mod istio;
+#[cfg(test)]
+mod tests;
 
 /// What the agent knows of itself.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,9 @@ pub struct Options {
     /// The time, in seconds since the Unix epoch, against which certificates
     /// are judged. Without it they never expire.
     pub now_s: Option<i64>,
+    /// Certificates of the previous model. One whose new contents cannot be
+    /// used stays in use.
+    pub last_good: BTreeMap<CertificateId, Certificate>,
 }
 
 /// The model and every finding, sorted by file and line.

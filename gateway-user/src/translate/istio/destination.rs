@@ -88,18 +88,20 @@ impl Context<'_> {
         let number = destination.port.as_ref().and_then(|port| port.number);
         let registry = self.registry;
         let Some(service) = registry.find(&host, &owner.id.namespace, &gateway) else {
-            let hint = registry
-                .similar(&host)
-                .filter(|known| *known != host)
-                .map_or_else(
-                    || "define it with a Service or ServiceEntry".to_owned(),
-                    |known| format!("did you mean {known}?"),
-                );
-            self.findings.error(
-                place.key("host"),
-                Reason::MissingDestination,
-                format!("nothing defines {host}; {hint}"),
-            );
+            let message = match (registry.hidden(&host), registry.similar(&host)) {
+                (Some(meta), _) => format!(
+                    "{host} of {} at {} is not exported to namespace {gateway}; widen its exportTo",
+                    meta.id, meta.origin
+                ),
+                (None, Some(known)) => {
+                    format!("nothing defines {host}; did you mean {known}?")
+                }
+                (None, None) => {
+                    format!("nothing defines {host}; define it with a Service or ServiceEntry")
+                }
+            };
+            self.findings
+                .error(place.key("host"), Reason::MissingDestination, message);
             let port = number
                 .and_then(|port| u16::try_from(port).ok())
                 .unwrap_or(0);

@@ -121,6 +121,20 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
             );
             continue;
         }
+        // Without what was meant as its selector it would be for every agent.
+        let unknown = place.unknown_fields_here();
+        if gateway.spec.selector.is_empty() && !unknown.is_empty() {
+            context.findings.error(
+                place,
+                Reason::UnknownField,
+                format!(
+                    "Gateway {} has no selector but the unknown {}; it is not served: correct the name, or write selector: {{}} for every agent",
+                    gateway.meta.id,
+                    unknown.join(", ")
+                ),
+            );
+            continue;
+        }
         if gateway.spec.servers.is_empty() {
             context.findings.error(
                 place,
@@ -204,6 +218,17 @@ fn merge<'a>(
                         server.gateway.meta.id
                     ),
                 );
+                // Its other hosts must not fall to a wider server.
+                let hosts = server
+                    .hosts
+                    .into_iter()
+                    .filter(|host| !taken.contains(&host.pattern))
+                    .collect();
+                bind.servers.push(Server {
+                    hosts,
+                    action: ServerAction::Refuse,
+                    ..server
+                });
                 return;
             }
         }
