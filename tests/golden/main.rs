@@ -127,8 +127,8 @@ fn read(path: &Path, options: &Options) -> Read {
 fn options(text: Option<String>) -> Options {
     let mut options = Options {
         labels: BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]),
-        namespace: None,
         now_s: Some(NOW_S),
+        ..Options::default()
     };
     for line in text.unwrap_or_default().lines() {
         match line.split_once(' ') {

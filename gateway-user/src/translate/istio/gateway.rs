@@ -128,7 +128,7 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
                 place,
                 Reason::UnknownField,
                 format!(
-                    "Gateway {} has no selector but the unknown {}; it is not served: correct the name, or write selector: {{}} for every agent",
+                    "Gateway {} has no selector but the unknown {}, and so would be for every agent; it is not served: correct or remove that field",
                     gateway.meta.id,
                     unknown.join(", ")
                 ),
