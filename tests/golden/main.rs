@@ -23,6 +23,7 @@ use gateway_user::{
     translate::{Options, translate},
 };
 
+mod explain;
 mod invariants;
 mod render;
 
