@@ -36,6 +36,21 @@ pub struct Decoded {
     pub resources: Vec<Resource>,
     /// Findings in the order of lines.
     pub diagnostics: Vec<Diagnostic>,
+    /// Objects that are named but cannot be used as written.
+    pub failed: Vec<Failed>,
+}
+
+/// An object that is named but cannot be used as written.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub id: ObjectId,
+    /// How many resources of the file stand before it.
+    pub position: usize,
+    /// Its document.
+    pub origin: Origin,
 }
 
 /// Reads every document of `text`; `file` is the name shown in findings.
@@ -134,8 +149,18 @@ fn document(file: &Arc<str>, value: Value, root: Node, decoded: &mut Decoded) {
         kind: kind.clone(),
         mapping,
         diagnostics: &mut decoded.diagnostics,
+        named: None,
     };
     let resource = reader.resource(&api_version, &kind);
+    if let (None, Some(id)) = (&resource, reader.named.take()) {
+        let origin = reader.origin;
+        decoded.failed.push(Failed {
+            kind,
+            id,
+            position: decoded.resources.len(),
+            origin,
+        });
+    }
     decoded.resources.extend(resource);
 }
 
@@ -165,6 +190,8 @@ struct Reader<'a> {
     kind: String,
     mapping: serde_yaml::Mapping,
     diagnostics: &'a mut Vec<Diagnostic>,
+    /// The name, once it is known.
+    named: Option<ObjectId>,
 }
 
 impl Reader<'_> {
@@ -243,14 +270,16 @@ impl Reader<'_> {
             ));
             return None;
         };
+        let id = ObjectId {
+            namespace: raw
+                .namespace
+                .filter(|namespace| !namespace.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
+            name,
+        };
+        self.named = Some(id.clone());
         Some(Meta {
-            id: ObjectId {
-                namespace: raw
-                    .namespace
-                    .filter(|namespace| !namespace.is_empty())
-                    .unwrap_or_else(|| "default".to_owned()),
-                name,
-            },
+            id,
             labels: raw.labels,
             annotations: raw.annotations,
             origin: self.origin.clone(),

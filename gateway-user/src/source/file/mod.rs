@@ -5,8 +5,9 @@
 //! only leads to a comparison of what is there with what was read. So a lost
 //! event costs two seconds at most, and noise in a watched directory nothing.
 //!
-//! A file that cannot be read or parsed keeps its last good version. A file
-//! that is gone takes its resources with it.
+//! A file that cannot be read or parsed keeps its last good version, and so does
+//! an object whose document has a value of the wrong type. A file that is gone
+//! takes its resources with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
@@ -183,6 +184,8 @@ impl FileSource {
                 return;
             }
             let _ = tokio::time::timeout(poll, self.watch.event()).await;
+            // Events can come by the thousand, and of other files.
+            tokio::time::sleep(RACY).await;
         }
     }
 
@@ -270,11 +273,16 @@ impl FileSource {
             }
         };
         let known = match result {
-            Ok(decoded) => Known {
-                hash,
-                good: Some(Arc::new(decoded)),
-                problem: None,
-            },
+            Ok(mut decoded) => {
+                if let Some(good) = &good {
+                    keep_last_good(&mut decoded, good);
+                }
+                Known {
+                    hash,
+                    good: Some(Arc::new(decoded)),
+                    problem: None,
+                }
+            }
             Err(problem) => Known {
                 hash,
                 good,
@@ -282,6 +290,28 @@ impl FileSource {
             },
         };
         self.files.insert(path.to_owned(), known);
+    }
+}
+
+/// Puts the last good version of every object that cannot be used as written
+/// in its place.
+fn keep_last_good(decoded: &mut Decoded, good: &Decoded) {
+    // From the last to the first, so that positions stay what they are.
+    for failed in decoded.failed.iter().rev() {
+        let last = good
+            .resources
+            .iter()
+            .find(|resource| resource.kind() == failed.kind && resource.meta().id == failed.id);
+        let Some(last) = last else { continue };
+        decoded.resources.insert(failed.position, last.clone());
+        decoded.diagnostics.push(Diagnostic::warning(
+            &failed.origin,
+            Reason::InvalidValue,
+            format!(
+                "the last good version of {} {} stays in effect until this one is correct",
+                failed.kind, failed.id
+            ),
+        ));
     }
 }
 

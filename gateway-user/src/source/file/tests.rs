@@ -100,6 +100,28 @@ fn a_broken_file_keeps_its_last_good_version() {
 }
 
 #[test]
+fn an_object_of_the_wrong_type_keeps_its_last_good_version() {
+    let directory = Directory::new("object");
+    let text = |names: [&str; 3]| names.map(service).join("---\n");
+    let path = directory.write("a.yaml", &text(["a", "b", "c"]));
+    let mut source = source(&directory.0);
+    assert_eq!(names(&source.load()), ["a", "b", "c"]);
+    let broken = text(["d", "b", "e"]).replacen("spec: {}", "spec: no", 2);
+    for _ in 0..2 {
+        // d was never good; b was; e is.
+        fs::write(&path, &broken).expect("written");
+        let loaded = source.load();
+        assert_eq!(names(&loaded), ["b", "e"]);
+        assert_eq!(reasons(&loaded), [Reason::InvalidValue; 3]);
+        fs::write(&path, format!("# again\n{broken}")).expect("written");
+    }
+    fs::write(&path, text(["d", "b", "e"])).expect("written");
+    let loaded = source.load();
+    assert_eq!(names(&loaded), ["d", "b", "e"]);
+    assert!(loaded.diagnostics.is_empty());
+}
+
+#[test]
 fn what_cannot_be_read_is_reported() {
     let directory = Directory::new("unreadable");
     directory.write("latin.yaml", "");
