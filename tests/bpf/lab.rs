@@ -83,8 +83,6 @@ impl Lab {
     /// programs. All of it goes with the thread, or with the next call.
     pub fn new(hook: Hook) -> Self {
         unshare();
-        // Its own chatter would run through the program attached below.
-        fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         for command in [
             "link set lo up",
             "link add wire address 02:00:00:00:00:01 type veth peer name client",
@@ -109,8 +107,10 @@ impl Lab {
         retried(|| xdp.load());
         // A veth registers its receive queues, which a run needs, only while
         // it has an XDP program.
-        xdp.attach(WIRE, XdpMode::Driver).unwrap();
-        xdp.attach(PODS, XdpMode::Driver).unwrap();
+        if hook == Hook::Xdp {
+            xdp.attach(WIRE, XdpMode::Driver).unwrap();
+            xdp.attach(PODS, XdpMode::Driver).unwrap();
+        }
         let tc: &mut SchedClassifier = program(&mut ebpf, names::PROG_TC);
         retried(|| tc.load());
         let steer: &mut SkLookup = program(&mut ebpf, names::PROG_SK_LOOKUP);
@@ -235,11 +235,14 @@ fn retried(mut load: impl FnMut() -> Result<(), ProgramError>) {
     load().unwrap();
 }
 
-fn unshare() {
+/// Moves this thread to new network and mount namespaces.
+pub fn unshare() {
     // SAFETY: no pointers; only this thread changes namespaces.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
     mount("none", "/", "", libc::MS_REC | libc::MS_PRIVATE);
+    // The kernel's own chatter would be counted with the packets of the cases.
+    fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
 }
 
 fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) {

@@ -10,6 +10,7 @@ mod flow;
 mod forward_v4;
 mod fragments;
 mod lab;
+mod live;
 mod malformed;
 mod maps;
 mod packet;

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whole connections over real veth pairs: what a run of one packet cannot
+//! show, as GSO super-packets, checksums left to the device, and neighbours
+//! that have to be resolved.
+//!
+//! The namespaces belong to threads, so nothing is left when one panics.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddrV4, TcpListener, TcpStream},
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::programs::{SchedClassifier, TcAttachType, links::LinkOrder, tc};
+use gateway_common::{
+    counters::VerdictCounter,
+    flow::SLOT_CLOSING,
+    names,
+    tcp_state::{TCP_CLOSING, TCP_RESET},
+};
+
+use crate::{
+    lab::{Hook, Lab, PODS, WIRE, at_both_hooks, ip, program, unshare},
+    packet::{BACKEND, VIP, at},
+};
+
+/// Bytes sent each way.
+const BULK: usize = 16 << 20;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A host of its own: a thread in a namespace, doing one job after another.
+struct Host {
+    thread_id: i32,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (started, start) = mpsc::channel();
+        thread::spawn(move || {
+            unshare();
+            ip("link set lo up");
+            // SAFETY: gettid has no preconditions.
+            started.send(unsafe { libc::gettid() }).unwrap();
+            queue.into_iter().for_each(|job| job());
+        });
+        Self {
+            thread_id: start.recv().unwrap(),
+            jobs,
+        }
+    }
+
+    /// Starts a job; the result arrives at the receiver.
+    fn start<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> mpsc::Receiver<T> {
+        let (done, result) = mpsc::channel();
+        self.jobs
+            .send(Box::new(move || {
+                let _ = done.send(job());
+            }))
+            .unwrap();
+        result
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        self.start(job).recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// Takes over one end of a veth pair.
+    fn plug(
+        &self,
+        interface: &'static str,
+        address: &'static str,
+        gateway: &'static str,
+        hook: Hook,
+    ) {
+        ip(&format!("link set {interface} netns {}", self.thread_id));
+        self.run(move || {
+            ip(&format!("addr add {address} dev {interface}"));
+            ip(&format!("link set {interface} up"));
+            ip(&format!("route add default via {gateway}"));
+            if hook == Hook::Xdp {
+                // XDP sees neither partial checksums nor super-packets as what
+                // they are, and a veth takes frames from it only with NAPI.
+                ethtool(interface, "tx off");
+                ethtool(interface, "gro on");
+            }
+        });
+    }
+}
+
+fn ethtool(interface: &str, setting: &str) {
+    let status = Command::new("ethtool")
+        .args(["-K", interface])
+        .args(setting.split(' '))
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "ethtool -K {interface} {setting}");
+}
+
+/// TCP segments that this thread's host found with a wrong checksum.
+fn checksum_errors() -> u64 {
+    let snmp = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut tcp = snmp.lines().filter(|line| line.starts_with("Tcp:"));
+    let names = tcp.next().unwrap().split(' ');
+    let mut columns = names.zip(tcp.next().unwrap().split(' '));
+    let (_, value) = columns.find(|(name, _)| *name == "InCsumErrors").unwrap();
+    value.parse().unwrap()
+}
+
+/// A stream without a period that packets could hide behind.
+fn stream(seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(BULK).collect()
+}
+
+fn connect(to: SocketAddrV4) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to.into(), DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
+}
+
+/// Puts a client and a backend behind the gateway and attaches the program.
+fn hosts(lab: &mut Lab) -> (Host, Host) {
+    ip("neigh flush all nud permanent");
+    let (client, backend) = (Host::new(), Host::new());
+    client.plug("client", "192.0.2.2/24", "192.0.2.1", lab.hook);
+    backend.plug("backends", "10.1.0.11/24", "10.1.0.1", lab.hook);
+    if lab.hook == Hook::Tc {
+        let program: &mut SchedClassifier = program(&mut lab.ebpf, names::PROG_TC);
+        for interface in [WIRE, PODS] {
+            let options = tc::TcAttachOptions::TcxOrder(LinkOrder::default());
+            program
+                .attach_with_options(interface, TcAttachType::Ingress, options)
+                .unwrap();
+        }
+    } else {
+        // Until XDP knows the neighbours the stack forwards for it, from
+        // addresses that are its own.
+        for interface in [WIRE, PODS] {
+            let dir = format!("/proc/sys/net/ipv4/conf/{interface}");
+            fs::write(format!("{dir}/accept_local"), "1").unwrap();
+        }
+    }
+    lab.free_slots(0..64);
+    (client, backend)
+}
+
+/// Sends both streams at once over one connection and compares them.
+fn transfer(client: &Host, backend: &Host) {
+    let (listening, ready) = mpsc::channel();
+    let server = backend.start(move || {
+        let listener = TcpListener::bind(BACKEND).unwrap();
+        listening.send(()).unwrap();
+        let (mut stream, peer) = listener.accept().unwrap();
+        exchange(&mut stream, 2, 1);
+        peer
+    });
+    ready.recv_timeout(DEADLINE).unwrap();
+    let started = Instant::now();
+    client.run(|| exchange(&mut connect(at(VIP)).unwrap(), 1, 2));
+    server.recv_timeout(DEADLINE).unwrap();
+    println!("{} MiB each way in {:?}", BULK >> 20, started.elapsed());
+}
+
+fn exchange(connection: &mut TcpStream, send: u32, expect: u32) {
+    let mut writer = connection.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        writer.write_all(&stream(send)).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut received = Vec::with_capacity(BULK);
+    connection.read_to_end(&mut received).unwrap();
+    writing.join().unwrap();
+    assert!(received == stream(expect), "{} bytes", received.len());
+}
+
+/// Waits until the last segments of the flow in slot 0 have come by.
+fn wait_for_state(lab: &mut Lab, tcp_state: u32) {
+    let end = Instant::now() + DEADLINE;
+    while lab.slot(0).tcp_state != tcp_state || lab.slot(0).state != SLOT_CLOSING {
+        assert!(Instant::now() < end, "slot 0 is {:?}", lab.slot(0));
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn bulk_in_both_directions_is_exact() {
+    for snat in [false, true] {
+        at_both_hooks(|lab| {
+            let (client, backend) = hosts(lab);
+            if snat {
+                lab.snat_backend(1, at(BACKEND));
+            } else {
+                lab.dnat_backend(1, at(BACKEND));
+            }
+            lab.service(at(VIP), &[1]);
+            transfer(&client, &backend);
+            wait_for_state(lab, TCP_CLOSING);
+            assert_eq!(client.run(checksum_errors), 0);
+            assert_eq!(backend.run(checksum_errors), 0);
+            assert_eq!(lab.all_drops(), 0);
+            assert_eq!(lab.service_stats().flows, 1);
+            let slot = lab.slot(0);
+            assert!(
+                slot.dir.iter().all(|dir| dir.bytes > BULK as u64),
+                "{slot:?}"
+            );
+            if lab.hook == Hook::Tc {
+                let packets = lab.verdicts(VerdictCounter::Forwarded);
+                let segments = 2 * BULK as u64 / 1448;
+                assert!(packets < segments, "{packets} packets: no super-packets");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_refused_connection_is_refused_to_the_client() {
+    at_both_hooks(|lab| {
+        let (client, _backend) = hosts(lab);
+        lab.dnat_backend(1, at(BACKEND));
+        lab.service(at(VIP), &[1]);
+        let error = client.run(|| connect(at(VIP)).unwrap_err().kind());
+        assert_eq!(error, ErrorKind::ConnectionRefused);
+        wait_for_state(lab, TCP_RESET);
+    });
+}
