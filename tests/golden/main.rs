@@ -4,7 +4,7 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p gateway-tests --test golden` writes both anew;
 //! read the difference before it is committed. A case may also hold `*.pem`
-//! files or a directory `tls` for its Gateways to name, and an `options.txt` with lines `label
+//! files or directories for its Gateways to name, and an `options.txt` with lines `label
 //! KEY=VALUE` (beside `istio=ingressgateway`) and `namespace NAME`. All keys
 //! here are throw-away ones.
 
@@ -155,7 +155,7 @@ fn check(case: &Path, update: bool) -> String {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("yaml" | "yml" | "json") => inputs += 1,
             Some("pem") => {}
-            _ if name == "tls" && path.is_dir() => {}
+            _ if path.is_dir() => {}
             _ if name == OPTIONS_FILE => {}
             _ if EXPECTED_FILES.contains(&name.as_str()) => {
                 present.insert(name);

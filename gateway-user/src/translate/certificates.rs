@@ -50,7 +50,7 @@ impl Context<'_> {
             self.findings.error(
                 place,
                 Reason::MissingCertificate,
-                format!("there is no Secret {wanted}; this server is not served until it exists"),
+                format!("there is no Secret {wanted}; without another certificate this server is not served"),
             );
             return None;
         };
@@ -79,12 +79,14 @@ impl Context<'_> {
             return None;
         };
         let origin = place.origin();
-        let id = CertificateId(format!("file/{certificate}").into());
+        // By path, because files of several directories can share a name.
+        let path = origin.beside(certificate);
+        let id = CertificateId(format!("file/{}", path.display()).into());
         if self.certificates.contains_key(&id) {
             return Some(id);
         }
         let pair = self
-            .file(origin.beside(certificate), certificate)
+            .file(path, certificate)
             .and_then(|certificate| Ok((certificate, self.file(origin.beside(key), key)?)));
         match pair {
             Ok((certificate, key)) => self.certificate(id, &certificate, &key, place),
@@ -112,7 +114,7 @@ impl Context<'_> {
         let last_good = self.options.last_good.get(&id).cloned();
         let consequence = match &last_good {
             Some(_) => "its last good version stays in use",
-            None => "this server is not served",
+            None => "without another certificate this server is not served",
         };
         self.findings
             .error(place, reason, format!("{message}; {consequence}"));

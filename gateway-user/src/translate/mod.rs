@@ -10,6 +10,7 @@
 //!
 //! | file | job |
 //! |---|---|
+//! | `annotations` | annotations of this gateway that it does not know |
 //! | `hosts` | `[namespace/]host`, short names, visibility |
 //! | `endpoints` | Services, EndpointSlices, ServiceEntries: what stands behind a host |
 //! | `certificates` | Secrets and files to pairs that belong together |
@@ -23,6 +24,7 @@ use crate::{
     resource::{Place, ResourceSet},
 };
 
+mod annotations;
 mod certificates;
 mod duration;
 mod endpoints;
@@ -61,6 +63,7 @@ pub fn translate(resources: &ResourceSet, options: &Options) -> (Model, Vec<Diag
         certificates: BTreeMap::new(),
         findings,
     };
+    annotations::check(&mut context);
     let listeners = istio::listeners(&mut context);
     let Context {
         clusters,

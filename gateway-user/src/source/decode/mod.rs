@@ -76,7 +76,13 @@ pub fn decode(file: &Arc<str>, text: &str) -> Result<Decoded, Diagnostic> {
     };
     let outlines =
         outline::documents(text).map_err(|error| syntax(error.line, error.to_string()))?;
-    let values = values(file, text).map_err(|(line, message)| syntax(line, message))?;
+    let values = values(file, text).map_err(|(line, message)| {
+        let line = match outline::duplicate_key(&outlines) {
+            Some(second) if message.contains("duplicate entry") => second,
+            _ => line,
+        };
+        syntax(line, message)
+    })?;
     let mut decoded = Decoded::default();
     for (index, value) in values.into_iter().enumerate() {
         let root = outlines.get(index).cloned().unwrap_or_default();

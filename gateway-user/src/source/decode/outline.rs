@@ -2,7 +2,7 @@
 //! The lines of every node, read from the parser's events, and the bounds that
 //! keep a hostile file small: depth, and size after aliases are followed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser};
 
@@ -52,6 +52,30 @@ pub fn documents(text: &str) -> Result<Vec<Node>, OutlineError> {
             .map_err(|problem| OutlineError { line: at, problem })?;
     }
     Ok(outline.documents)
+}
+
+/// The line of the first key that stands twice in its mapping: the parser of
+/// values refuses it, but only knows where the document starts.
+pub fn duplicate_key(documents: &[Node]) -> Option<u32> {
+    let mut first: Option<u32> = None;
+    let mut pending: Vec<&Node> = documents.iter().collect();
+    while let Some(node) = pending.pop() {
+        match &node.children {
+            Children::None => {}
+            Children::List(items) => pending.extend(items),
+            Children::Map(entries) => {
+                let mut seen = HashSet::new();
+                for (key, child) in entries {
+                    pending.push(child);
+                    // Keys that are not text have no name here.
+                    if !key.is_empty() && !seen.insert(key) {
+                        first = Some(first.map_or(child.line, |line| line.min(child.line)));
+                    }
+                }
+            }
+        }
+    }
+    first
 }
 
 fn line(line: usize) -> u32 {

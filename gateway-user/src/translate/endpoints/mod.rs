@@ -108,6 +108,17 @@ impl<'a> Registry<'a> {
             .or_else(|| self.services.iter().find(visible))
     }
 
+    /// A name for `service` in the model: its host, with its namespace where
+    /// another one defines the same host.
+    pub fn cluster_host(&self, service: &Service<'_>) -> String {
+        let same = |known: &&Service<'_>| known.host == service.host;
+        if self.services.iter().filter(same).count() > 1 {
+            format!("{}/{}", service.meta.id.namespace, service.host)
+        } else {
+            service.host.clone()
+        }
+    }
+
     /// The object that defines `host` without showing it to the gateway's
     /// namespace.
     pub fn hidden(&self, host: &str) -> Option<&'a Meta> {

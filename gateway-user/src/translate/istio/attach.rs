@@ -166,6 +166,17 @@ pub fn check(context: &mut Context<'_>, binds: &[Bind<'_>]) {
             continue;
         }
         check_blocks(context, object, &servers);
+        let passing: Vec<Attached<'_>> = servers
+            .iter()
+            .filter(|server| {
+                matches!(
+                    server.action,
+                    ServerAction::Passthrough | ServerAction::Refuse
+                )
+            })
+            .filter_map(|server| attach(context, index, object, server))
+            .collect();
+        check_server_names(context, object, &passing);
     }
 }
 
@@ -240,6 +251,44 @@ fn check_gateways(context: &mut Context<'_>, object: &Object<VirtualService>) ->
     served
 }
 
+/// Server names of `tls` rules that no server of the VirtualService takes.
+fn check_server_names(
+    context: &mut Context<'_>,
+    object: &Object<VirtualService>,
+    servers: &[Attached<'_>],
+) {
+    let Some(first) = servers.first() else {
+        return;
+    };
+    let rules = object.meta.spec().key("tls");
+    for (index, rule) in object.spec.tls.iter().enumerate() {
+        let matches = rules.index(index).key("match");
+        for (index, condition) in rule.matches.iter().enumerate() {
+            let names = matches.index(index).key("sniHosts");
+            for (index, text) in condition.sni_hosts.iter().enumerate() {
+                let Ok(name) = HostPattern::parse(text) else {
+                    continue;
+                };
+                let is_own = first.route_hosts.iter().any(|host| host.covers(&name));
+                let is_taken = servers
+                    .iter()
+                    .flat_map(|server| &server.server_hosts)
+                    .any(|host| host.intersect(&name).is_some());
+                if is_own && !is_taken {
+                    context.findings.warning(
+                        names.index(index),
+                        Reason::HostMismatch,
+                        format!(
+                            "server name {name} is not among the hosts of any server that passes TLS through for VirtualService {}; it is not served",
+                            object.meta.id
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Rules of a kind that none of its servers reads.
 fn check_blocks(
     context: &mut Context<'_>,
@@ -253,7 +302,8 @@ fn check_blocks(
         ServerAction::Refuse => None,
     };
     let read: Vec<&str> = servers.iter().filter_map(|server| reads(server)).collect();
-    if read.is_empty() {
+    // What a server that cannot be served would have read is not known.
+    if read.len() < servers.len() {
         return;
     }
     let spec = &object.spec;
@@ -271,7 +321,8 @@ fn check_blocks(
             ServerAction::TerminateHttp(_) => "terminates TLS and reads HTTP",
             ServerAction::TerminateTcp(_) => "terminates TLS",
             ServerAction::Passthrough => "passes TLS through",
-            ServerAction::Tcp | ServerAction::Refuse => "is plain TCP",
+            ServerAction::Tcp => "is plain TCP",
+            ServerAction::Refuse => "is not served",
         };
         context.findings.warning(
             object.meta.spec().key(block),

@@ -102,19 +102,24 @@ impl Context<'_> {
             };
             self.findings
                 .error(place.key("host"), Reason::MissingDestination, message);
+            if registry.hidden(&host).is_some() {
+                // The name is that of a cluster others may see.
+                return Some(self.refusal(scope.port, weight));
+            }
             let port = number
                 .and_then(|port| u16::try_from(port).ok())
                 .unwrap_or(0);
             return Some(self.unserved(ClusterId::new(&host, port, subset), weight));
         };
+        let name = registry.cluster_host(service);
         let Some(port) = self.destination_port(service, number, place) else {
             let port = number
                 .and_then(|port| u16::try_from(port).ok())
                 .unwrap_or(0);
-            return Some(self.unserved(ClusterId::new(&host, port, subset), weight));
+            return Some(self.unserved(ClusterId::new(&name, port, subset), weight));
         };
         let forwarding = self.forwarding(service.meta);
-        let id = ClusterId::new(&host, port, subset);
+        let id = ClusterId::new(&name, port, subset);
         let policies = self.policies;
         let Some((policy, labels)) =
             policies.find(&host, &service.meta.id.namespace, &gateway, port, subset)

@@ -194,7 +194,7 @@ fn rewrite(
     };
     let authority = match shape.authority.as_deref().filter(|text| !text.is_empty()) {
         None => None,
-        Some(text) => Some(header_value(context, text, place.key("authority"))?),
+        Some(text) => Some(host_value(context, text, place.key("authority"))?),
     };
     Ok(PathRewrite { path, authority })
 }
@@ -389,10 +389,10 @@ fn edits(
     };
     for (name, text) in &shape.set {
         let place = place.key("set").key(name);
-        let value = header_value(context, text, place)?;
         if matches!(name.to_ascii_lowercase().as_str(), "host" | ":authority") {
-            edits.authority = Some(value);
+            edits.authority = Some(host_value(context, text, place)?);
         } else {
+            let value = header_value(context, text, place)?;
             edits.set.push((header_name(context, name, place)?, value));
         }
     }
@@ -430,6 +430,26 @@ fn header_name(
             format!("{name:?} is not a header name"),
         )
     })
+}
+
+/// `host` or `host:port`, as it stands in a request.
+fn host_value(
+    context: &mut Context<'_>,
+    text: &str,
+    place: Place<'_>,
+) -> Result<HeaderValue, Unusable> {
+    let is_host = text
+        .parse::<http::uri::Authority>()
+        .is_ok_and(|parsed| !parsed.as_str().contains('@'));
+    match HeaderValue::from_str(text) {
+        Ok(value) if is_host => Ok(value),
+        _ => Err(refuse(
+            context,
+            place,
+            Reason::InvalidValue,
+            format!("{text:?} is not a host"),
+        )),
+    }
 }
 
 fn header_value(

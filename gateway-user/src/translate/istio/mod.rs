@@ -8,6 +8,7 @@ use crate::{model::Listener, translate::Context};
 
 mod attach;
 mod destination;
+mod destination_conflict;
 mod destination_rule;
 mod gateway;
 mod http;
@@ -17,10 +18,12 @@ mod server_tls;
 mod tcp;
 mod tls;
 
+pub use destination::FORWARDING;
 pub use destination_rule::Policies;
 
 /// Every listener of every Gateway that this agent serves.
 pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {
+    destination_conflict::check(context.resources, &mut context.findings);
     let binds = gateway::binds(context);
     attach::check(context, &binds);
     binds

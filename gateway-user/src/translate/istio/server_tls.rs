@@ -54,6 +54,7 @@ pub fn tls_action(
             Some(ServerAction::Passthrough)
         }
         "SIMPLE" => {
+            client_settings(context, tls, place);
             let certificates = certificates(context, gateway, tls, place);
             let versions = versions(context, tls, place);
             let (certificates, (allow_tls12, allow_tls13)) = (certificates?, versions?);
@@ -87,6 +88,40 @@ pub fn tls_action(
                 ),
             );
             None
+        }
+    }
+}
+
+/// SIMPLE asks clients for no certificate, so that what is to be checked of
+/// one is never looked at.
+fn client_settings(context: &mut Context<'_>, tls: &ServerTls, place: Place<'_>) {
+    for (key, given) in [
+        ("caCertificates", tls.ca_certificates.is_some()),
+        ("caCrl", tls.ca_crl.is_some()),
+        (
+            "caCertCredentialName",
+            tls.ca_cert_credential_name.is_some(),
+        ),
+        ("subjectAltNames", !tls.subject_alt_names.is_empty()),
+        (
+            "verifyCertificateSpki",
+            !tls.verify_certificate_spki.is_empty(),
+        ),
+        (
+            "verifyCertificateHash",
+            !tls.verify_certificate_hash.is_empty(),
+        ),
+        (
+            "insecureSkipVerify",
+            tls.insecure_skip_verify.unwrap_or(false),
+        ),
+    ] {
+        if given {
+            context.findings.warning(
+                place.key(key),
+                Reason::InvalidValue,
+                format!("{key} has no effect with mode SIMPLE, which asks clients for no certificate; remove it"),
+            );
         }
     }
 }

@@ -47,8 +47,11 @@ pub fn owner(context: &mut Context<'_>, server: &Server<'_>, port: u16) -> Optio
             for (index, condition) in rule.matches.iter().enumerate() {
                 let place = place.key("match").index(index);
                 if !condition.destination_subnets.is_empty() || condition.source_subnet.is_some() {
-                    context.findings.not_acted_on(place, "matching by subnet");
-                    // Without the condition the rule would take more.
+                    context.findings.error(
+                        place,
+                        Reason::UnsupportedField,
+                        "matching by subnet is not supported; this match is dropped, because without its subnets it would take more",
+                    );
                     continue;
                 }
                 fits |= scope.admits(
@@ -96,7 +99,13 @@ pub fn owner(context: &mut Context<'_>, server: &Server<'_>, port: u16) -> Optio
 /// Whether a rule has conditions this gateway does not know: without them it
 /// would take connections it was not meant for.
 pub fn refuses_unknown_conditions(context: &mut Context<'_>, place: Place<'_>) -> bool {
-    let unknown = place.key("match").unknown_fields();
+    let mut unknown = place.key("match").unknown_fields();
+    unknown.extend(
+        place
+            .unknown_fields_here()
+            .into_iter()
+            .filter(|key| is_nearly_match(key)),
+    );
     if unknown.is_empty() {
         return false;
     }
@@ -109,6 +118,27 @@ pub fn refuses_unknown_conditions(context: &mut Context<'_>, place: Place<'_>) -
         ),
     );
     true
+}
+
+/// Whether `key` was meant to be `match`: in another case, with its letters in
+/// another order, with one missing, or with more at the end.
+fn is_nearly_match(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let letters = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let wanted = letters("match");
+    let found = letters(&key);
+    let without = |index: usize| {
+        let mut fewer = wanted.clone();
+        fewer.remove(index);
+        fewer
+    };
+    key.starts_with("match")
+        || found == wanted
+        || (0..wanted.len()).any(|index| found == without(index))
 }
 
 /// Destinations of a rule. Where none can be used, connections are refused
