@@ -139,7 +139,7 @@ impl Sweeper {
     }
 }
 
-fn is_over(slot: &Slot<'_>, now: u64) -> bool {
+fn is_over(slot: &Slot, now: u64) -> bool {
     let (state, established_s, created) = slot.timing();
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
     let timeout = Duration::from_secs(u64::from(tcp_state::timeout_s(state, established_s)));

@@ -2,10 +2,14 @@
 //! Kernel arrays as memory: flow slots and ring chunks.
 
 use std::{
+    cell::RefCell,
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use gateway_common::{
@@ -31,9 +35,10 @@ unsafe impl<T> Send for Mapping<T> {}
 unsafe impl<T> Sync for Mapping<T> {}
 
 impl<T> Mapping<T> {
-    /// Maps the array map behind `fd`, which has `length` values of type `T`
-    /// (the caller has checked both with the kernel).
-    fn new(fd: BorrowedFd<'_>, length: u32) -> io::Result<Self> {
+    /// Maps `length` values of type `T` of the array map behind `fd`, from
+    /// `first` on (the caller has checked type and length with the kernel;
+    /// `first` is at the start of a page).
+    fn new(fd: BorrowedFd<'_>, first: u32, length: u32) -> io::Result<Self> {
         // The kernel lays values out 8 bytes aligned without gaps between.
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         // SAFETY: a new mapping at an address the kernel chooses touches no
@@ -45,7 +50,7 @@ impl<T> Mapping<T> {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 fd.as_raw_fd(),
-                0,
+                Self::bytes(first) as libc::off_t,
             )
         };
         if address == libc::MAP_FAILED {
@@ -76,44 +81,81 @@ impl<T> Drop for Mapping<T> {
     }
 }
 
-/// The flow table's state.
-#[derive(Debug)]
-pub struct FlowSlots(Mapping<FlowSlot>);
+/// Slots mapped at a time. Whole pages of any size up to 64 KiB.
+const WINDOW_SLOTS: u32 = 16_384;
+const _: () = assert!((WINDOW_SLOTS as usize * size_of::<FlowSlot>()).is_multiple_of(65_536));
 
-/// One slot.
-#[derive(Clone, Copy, Debug)]
-pub struct Slot<'a> {
-    slot: NonNull<FlowSlot>,
-    _table: std::marker::PhantomData<&'a FlowSlots>,
+/// The flow table's state, seen through a window that moves: the table belongs
+/// to the kernel, but what is mapped counts as the agent's resident memory,
+/// and most of a large table is free.
+#[derive(Debug)]
+pub struct FlowSlots {
+    fd: OwnedFd,
+    length: u32,
+    window: RefCell<Window>,
 }
 
-impl FlowSlots {
-    /// Maps FLOW_SLOTS, which has `length` slots.
-    ///
-    /// # Errors
-    /// Those of mmap(2).
-    pub fn new(fd: BorrowedFd<'_>, length: u32) -> io::Result<Self> {
-        Mapping::new(fd, length).map(Self)
-    }
+#[derive(Debug)]
+struct Window {
+    first: u32,
+    mapping: Arc<Mapping<FlowSlot>>,
+}
 
-    /// Slots.
-    pub fn len(&self) -> u32 {
-        self.0.length
-    }
-
-    /// The slot at `index`; none beyond the end.
-    pub fn slot(&self, index: u32) -> Option<Slot<'_>> {
-        Some(Slot {
-            slot: self.0.value(index)?,
-            _table: std::marker::PhantomData,
+impl Window {
+    fn at(fd: BorrowedFd<'_>, first: u32, length: u32) -> io::Result<Self> {
+        let mapping = Mapping::new(fd, first, WINDOW_SLOTS.min(length - first))?;
+        Ok(Self {
+            first,
+            mapping: Arc::new(mapping),
         })
     }
 }
 
-impl Slot<'_> {
+/// One slot; keeps its window mapped.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    slot: NonNull<FlowSlot>,
+    _window: Arc<Mapping<FlowSlot>>,
+}
+
+impl FlowSlots {
+    /// Opens FLOW_SLOTS, which has `length` slots (at least one).
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn new(fd: BorrowedFd<'_>, length: u32) -> io::Result<Self> {
+        let fd = fd.try_clone_to_owned()?;
+        let window = RefCell::new(Window::at(fd.as_fd(), 0, length)?);
+        Ok(Self { fd, length, window })
+    }
+
+    /// Slots.
+    pub fn len(&self) -> u32 {
+        self.length
+    }
+
+    /// The slot at `index`; none beyond the end, or when the kernel refuses to
+    /// map it (it has no room for another mapping: tried again next time).
+    pub fn slot(&self, index: u32) -> Option<Slot> {
+        if index >= self.length {
+            return None;
+        }
+        let first = index - index % WINDOW_SLOTS;
+        let mut window = self.window.borrow_mut();
+        if window.first != first {
+            *window = Window::at(self.fd.as_fd(), first, self.length).ok()?;
+        }
+        Some(Slot {
+            slot: window.mapping.value(index - first)?,
+            _window: Arc::clone(&window.mapping),
+        })
+    }
+}
+
+impl Slot {
     fn state_cell(&self) -> &AtomicU32 {
         // SAFETY: the pointer is into the live mapping (`slot` checked the
-        // index, the lifetime holds the table), aligned as its type is, and the
+        // index, the slot holds the window), aligned as its type is, and the
         // programs only access the field as a whole 32-bit word.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.slot.as_ptr()).state) }
     }
@@ -180,7 +222,7 @@ impl Rings {
     /// # Errors
     /// Those of mmap(2).
     pub fn new(fd: BorrowedFd<'_>, length: u32) -> io::Result<Self> {
-        Mapping::new(fd, length).map(Self)
+        Mapping::new(fd, 0, length).map(Self)
     }
 
     /// Chunks.
