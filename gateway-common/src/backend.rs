@@ -17,13 +17,16 @@ pub const FORWARD_SNAT: u32 = 2;
 pub struct Backend {
     /// Address of the endpoint.
     pub addr: Addr16,
-    /// Source address for [`FORWARD_SNAT`]: this node's address towards it.
+    /// This node's address towards it, the source for [`FORWARD_SNAT`]. With
+    /// [`FORWARD_DNAT`] it serves flows whose replies could not be told apart
+    /// or would not come back this way (the backend is its own client);
+    /// [`Addr16::ANY`] refuses them.
     pub snat_addr: Addr16,
     /// Port of the endpoint, network order.
     pub port_be: u16,
     /// Always zero.
     pub _pad: u16,
-    /// `FORWARD_*`; 0 marks an unused entry.
+    /// `FORWARD_*`; 0 marks an unused entry, or a backend without a route.
     pub forwarding: u32,
 }
 

@@ -16,7 +16,7 @@ pub enum DropReason {
     FlowTableFull = 3,
     /// No free source port towards this backend.
     SnatPortsExhausted = 4,
-    /// The FIB has no route to the next hop.
+    /// There is no route to the backend or back to the client.
     NoRoute = 5,
     /// Time to live ran out here.
     TtlExceeded = 6,
@@ -28,8 +28,9 @@ pub enum DropReason {
     BadMapEntry = 9,
     /// Longer than the MTU of the way out; the sender is not told (yet).
     PacketTooBig = 10,
-    /// Replies to the new flow would be taken for those of another one, and the
-    /// backend has no address for source translation.
+    /// Replies to the new flow would be taken for those of another one, or would
+    /// not come back this way, and the backend has no address for source
+    /// translation.
     ReplyTupleTaken = 11,
 }
 

@@ -77,7 +77,7 @@ pub struct FlowSlot {
     pub generation: u32,
     /// `KIND_*`.
     pub kind: u32,
-    /// [`crate::tcp_state`] of the connection.
+    /// [`crate::tcp_state`] of the connection; it only ever rises.
     pub tcp_state: u32,
     /// Index of the service in the statistics maps.
     pub service_id: u32,

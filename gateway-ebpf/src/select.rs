@@ -36,7 +36,7 @@ pub fn backend(
     }
     let backend = BACKENDS.get(id).ok_or(bad_entry)?;
     if backend.forwarding == 0 {
-        return Err(bad_entry);
+        return Err(Verdict::Drop(DropReason::NoRoute));
     }
     Ok((id, backend))
 }

@@ -145,14 +145,16 @@ fn no_backend_is_a_counted_refusal() {
         lab.service(at(VIP), &[0]);
         lab.expect_dropped(&syn);
         assert_eq!(lab.drops(DropReason::NoBackend), 2);
-        // Ids without an entry and rings outside the array.
+        // A backend that the agent found no way to.
         lab.service(at(VIP), &[40]);
         lab.expect_dropped(&syn);
+        assert_eq!(lab.drops(DropReason::NoRoute), 1);
+        // Ids and rings outside their arrays.
         lab.service(at(VIP), &[4_000_000]);
         lab.expect_dropped(&syn);
         lab.service_with(at(VIP), &[1], |service| service.ring_chunk = u32::MAX);
         lab.expect_dropped(&syn);
-        assert_eq!(lab.drops(DropReason::BadMapEntry), 3);
+        assert_eq!(lab.drops(DropReason::BadMapEntry), 2);
         assert_eq!(lab.service_stats().refused, 5);
         assert_eq!(lab.flow_keys(), 0);
     });

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::SocketAddrV4};
 
 use gateway_common::{
     addr::Addr16,
-    backend::FORWARD_DNAT,
+    backend::{FORWARD_DNAT, FORWARD_SNAT},
     drop_reason::DropReason,
     flow::{DIR_TO_BACKEND, KIND_DNAT, KIND_SNAT, SLOT_FREE},
 };
@@ -139,6 +139,24 @@ fn a_backend_that_is_its_own_client_is_reached_from_our_address() {
         lab.backend(1, backend, FORWARD_DNAT, Addr16::from_v4(SNAT_ADDR));
         lab.service(vip, &[1]);
         lab.send(&Segment::from_backend(client, vip, SYN));
+        assert_eq!(lab.slot(0).kind, KIND_SNAT);
         assert_eq!(source_of(lab, client, vip).ip().octets(), SNAT_ADDR);
+    });
+}
+
+#[test]
+fn without_an_address_of_ours_nothing_is_sent_from_nowhere() {
+    at_both_hooks(|lab| {
+        let (vip, backend) = (at(VIP), at(BACKEND));
+        lab.free_slots(0..8);
+        lab.service(vip, &[1]);
+        lab.dnat_backend(1, backend);
+        lab.expect_dropped(&Segment::from_backend(at("10.1.0.11:40000"), vip, SYN));
+        assert_eq!(lab.drops(DropReason::ReplyTupleTaken), 1);
+        lab.backend(1, backend, FORWARD_SNAT, Addr16::ANY);
+        lab.expect_dropped(&Segment::from_client(at(CLIENT), vip, SYN));
+        assert_eq!(lab.drops(DropReason::BadMapEntry), 1);
+        assert_eq!(lab.flow_keys(), 0);
+        assert_eq!(lab.slot(0).state, SLOT_FREE);
     });
 }

@@ -41,7 +41,6 @@ struct Claim {
 }
 
 /// Why a key was not inserted.
-#[derive(PartialEq)]
 enum Refusal {
     /// A live flow has it.
     Taken,
@@ -150,22 +149,29 @@ fn insert_keys(
     let reply = &mut reply.0;
     let reply_ref = claim.reference(DIR_TO_CLIENT);
 
-    let mut kind = KIND_DNAT;
     // A backend that is its own client would answer itself past this node.
-    if backend.forwarding == FORWARD_SNAT || backend.addr == original.src {
-        kind = KIND_SNAT;
-    } else if let Err(refusal) = insert(reply, &reply_ref.0) {
-        if refusal == Refusal::Full {
-            return Err(DropReason::FlowTableFull);
+    let mut kind = if backend.forwarding == FORWARD_SNAT || backend.addr == original.src {
+        KIND_SNAT
+    } else {
+        KIND_DNAT
+    };
+    if kind == KIND_DNAT {
+        match insert(reply, &reply_ref.0) {
+            Ok(()) => {}
+            Err(Refusal::Full) => return Err(DropReason::FlowTableFull),
+            // The client uses this port towards the same backend already, by
+            // another address of ours.
+            Err(Refusal::Taken) => kind = KIND_SNAT,
         }
-        // The client uses this port towards the same backend already, by
-        // another address of ours.
-        if backend.snat_addr == Addr16::ANY {
-            return Err(DropReason::ReplyTupleTaken);
-        }
-        kind = KIND_SNAT;
     }
     if kind == KIND_SNAT {
+        if backend.snat_addr == Addr16::ANY {
+            return Err(if backend.forwarding == FORWARD_SNAT {
+                DropReason::BadMapEntry
+            } else {
+                DropReason::ReplyTupleTaken
+            });
+        }
         reply.dst = backend.snat_addr;
         insert_with_free_port(reply, &reply_ref.0, original, settings)?;
     }
