@@ -166,6 +166,8 @@ pub fn check(context: &mut Context<'_>, binds: &[Bind<'_>]) {
             continue;
         }
         check_blocks(context, object, &servers);
+        let attach = |server: &&Server<'_>| attach(context, index, object, server);
+        let all: Vec<Attached<'_>> = servers.iter().filter_map(attach).collect();
         let passing: Vec<Attached<'_>> = servers
             .iter()
             .filter(|server| {
@@ -174,8 +176,9 @@ pub fn check(context: &mut Context<'_>, binds: &[Bind<'_>]) {
                     ServerAction::Passthrough | ServerAction::Refuse
                 )
             })
-            .filter_map(|server| attach(context, index, object, server))
+            .filter_map(attach)
             .collect();
+        check_hosts(context, object, &all);
         check_server_names(context, object, &passing);
     }
 }
@@ -249,6 +252,38 @@ fn check_gateways(context: &mut Context<'_>, object: &Object<VirtualService>) ->
         );
     }
     served
+}
+
+/// Hosts that no server takes, beside others that are taken.
+fn check_hosts(
+    context: &mut Context<'_>,
+    object: &Object<VirtualService>,
+    servers: &[Attached<'_>],
+) {
+    // They can be meant for sidecars.
+    if object.spec.gateways.iter().any(|name| name == "mesh") {
+        return;
+    }
+    let place = object.meta.spec().key("hosts");
+    for (index, text) in object.spec.hosts.iter().enumerate() {
+        let Ok(patterns) = hosts::route_hosts(text, &object.meta.id.namespace) else {
+            continue;
+        };
+        let is_taken = servers
+            .iter()
+            .flat_map(|server| &server.server_hosts)
+            .any(|host| patterns.iter().any(|own| host.intersect(own).is_some()));
+        if !is_taken {
+            context.findings.warning(
+                place.index(index),
+                Reason::HostMismatch,
+                format!(
+                    "no server of VirtualService {} takes host {text} from its namespace; it is not served",
+                    object.meta.id
+                ),
+            );
+        }
+    }
 }
 
 /// Server names of `tls` rules that no server of the VirtualService takes.
