@@ -130,10 +130,10 @@ pub fn service_counters(status: &Value, listener: &str) -> ServiceCounters {
     let services = status.pointer("/datapath/report/services");
     let found = services
         .and_then(Value::as_array)
-        .and_then(|all| all.iter().find(|one| one["listener"] == listener));
+        .and_then(|all| all.iter().find(|one| one["destination"] == listener));
     let read = |key: &str| {
         found
-            .and_then(|service| service[key].as_u64())
+            .and_then(|service| service["traffic"][key].as_u64())
             .unwrap_or_default()
     };
     ServiceCounters {

@@ -88,8 +88,9 @@ struct Dnat<'lab> {
 impl<'lab> Dnat<'lab> {
     fn add(lab: &'lab Lab, backend: Ipv4Addr) -> Result<Self> {
         let rules = format!(
-            "table ip sluice_demo {{ chain pre {{ type nat hook prerouting priority dstnat; \
-             ip daddr {NAT_VIP} tcp dport {PORT} dnat to {backend}:{PORT}; }} }}"
+            "add table ip sluice_demo; \
+             add chain ip sluice_demo pre {{ type nat hook prerouting priority dstnat; }}; \
+             add rule ip sluice_demo pre ip daddr {NAT_VIP} tcp dport {PORT} dnat to {backend}:{PORT}"
         );
         run(nft(lab).arg(rules)).context("add an nftables DNAT")?;
         Ok(Self { lab })
