@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One iperf3 stream three ways: straight to the backend, through an nftables
-//! DNAT, through the forwarded port. Rounds alternate, so that what else the
-//! machine does hits all three alike.
+//! DNAT, through the forwarded port. Rounds alternate and the best of each
+//! counts: what else the machine does can only make a round slower.
 
 use std::{net::Ipv4Addr, process::Command};
 
@@ -11,8 +11,8 @@ use gateway_tests::{client::iperf, lab::Lab, netns::run};
 use super::stage::Stage;
 use crate::task::say;
 
-/// Compares the rates; medians of three rounds, tried again when the machine
-/// was too noisy for the bound.
+/// Compares the rates: best of three rounds, of more when the machine was too
+/// busy for the bound.
 pub fn compare(stage: &Stage<'_>) -> Result<String> {
     let lab = stage.lab;
     let mut rates = Rates::default();
@@ -57,12 +57,12 @@ impl Rates {
     }
 
     fn ratio(&self) -> Option<f64> {
-        Some(median(&self.forwarded)? / median(&self.nftables)?)
+        Some(best(&self.forwarded)? / best(&self.nftables)?)
     }
 
     fn text(&self) -> String {
         let gbit = |rates: &[f64]| {
-            median(rates).map_or_else(|| "-".to_owned(), |rate| format!("{:.1}", rate / 1e9))
+            best(rates).map_or_else(|| "-".to_owned(), |rate| format!("{:.1}", rate / 1e9))
         };
         let mut text = format!(
             "{} Gbit/s, direct {}",
@@ -109,10 +109,8 @@ fn nft(lab: &Lab) -> Command {
     lab.gateway.command("nft")
 }
 
-fn median(rates: &[f64]) -> Option<f64> {
-    let mut sorted = rates.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
+fn best(rates: &[f64]) -> Option<f64> {
+    rates.iter().copied().max_by(f64::total_cmp)
 }
 
 const PORT: u16 = 5201;
@@ -120,17 +118,6 @@ const PORT: u16 = 5201;
 const NAT_VIP: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
 const SECONDS: u32 = 3;
 const ROUNDS: usize = 3;
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 4;
 /// What the forwarded stream must reach of the DNAT's rate.
 const BOUND: f64 = 0.9;
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_median_is_the_middle_one() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[]), None);
-    }
-}
