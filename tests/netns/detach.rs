@@ -70,5 +70,7 @@ fn pins(lab: &Lab) -> Vec<String> {
     fs::read_dir(lab.bpffs())
         .expect("list the bpffs")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        // The kernel's own, in every bpffs.
+        .filter(|name| !name.ends_with(".debug"))
         .collect()
 }

@@ -95,14 +95,19 @@ fn kafka_runs() {
     let bootstrap = "bootstrap.kafka.example.com";
     let names = ["broker-0.kafka.example.com", "broker-1.kafka.example.com"];
     let leaves = names.map(|name| authority.issue(&[name, bootstrap]).expect("issue"));
-    let start = |port, advertised: &str, tls| {
-        broker::serve(&lab, &lab.gateway, local(port), advertised, tls, &packages).expect("kafka")
+    let start = |port, advertised: &str| {
+        broker::serve(&lab, &lab.gateway, local(port), advertised, &packages).expect("kafka")
+    };
+    let encrypt = |port, plain, leaf| {
+        broker::serve_tls(&lab, &lab.gateway, local(port), local(plain), leaf).expect("socat")
     };
     let plain = format!("{}:9092", lab.vip());
     let _brokers = [
-        start(19_092, &plain, None),
-        start(19_094, "broker-0.kafka.example.com:9094", Some(&leaves[0])),
-        start(29_094, "broker-1.kafka.example.com:9094", Some(&leaves[1])),
+        start(19_092, &plain),
+        start(19_093, "broker-0.kafka.example.com:9094"),
+        start(29_093, "broker-1.kafka.example.com:9094"),
+        encrypt(19_094, 19_093, &leaves[0]),
+        encrypt(29_094, 29_093, &leaves[1]),
     ];
     let _gateway = run(&lab, "kafka.yaml");
     let listing = kafka::metadata(&lab, &packages, &plain, None).expect("kcat");

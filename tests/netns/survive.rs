@@ -43,6 +43,8 @@ fn a_crash_a_restart_and_100_reloads_lose_no_forwarded_connection() {
             server.log().contains("Accepted connection")
         })
         .expect("iperf3 starts");
+        // Also when something below panics: the scope waits for its threads.
+        let finish = Finish(&published);
         let publisher = scope.spawn(|| {
             let mut sent = 0_usize;
             while !published.load(Ordering::Relaxed) {
@@ -68,7 +70,7 @@ fn a_crash_a_restart_and_100_reloads_lose_no_forwarded_connection() {
             let yaml = tcp("other", 31_400 + number % 3, &[target]);
             gateway.reload("other.yaml", &yaml).expect("reload");
         }
-        published.store(true, Ordering::Relaxed);
+        drop(finish);
         let sent = publisher.join().expect("publisher");
         let messages = subscriber.wait_for(sent).expect("every message arrives");
         let expected: Vec<_> = (0..sent).map(|number| number.to_string()).collect();
@@ -82,4 +84,13 @@ fn a_crash_a_restart_and_100_reloads_lose_no_forwarded_connection() {
     println!("iperf3 through it all: {:.1} Gbit/s", rate / 1e9);
     assert!(rate > 0.0);
     assert!(server.exit_status().is_none());
+}
+
+/// Ends the publisher when dropped.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

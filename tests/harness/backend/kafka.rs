@@ -29,7 +29,7 @@ use crate::{
 pub fn start(lab: &Lab, index: usize, advertised: &str, packages: &Path) -> Result<Process> {
     let address = SocketAddr::from((lab.backend_address(index), PORT));
     let netns = &lab.backends[index];
-    let process = serve(lab, netns, address, advertised, None, packages)?;
+    let process = serve(lab, netns, address, advertised, packages)?;
     run(netns
         .command(&broker(packages)?.to_string_lossy())
         .args(["topic", "create", TOPIC, "--partitions", "1"])
@@ -48,7 +48,6 @@ pub fn serve(
     netns: &Netns,
     address: SocketAddr,
     advertised: &str,
-    tls: Option<&Leaf>,
     packages: &Path,
 ) -> Result<Process> {
     let mut command = netns.command(&broker(packages)?.to_string_lossy());
@@ -57,10 +56,36 @@ pub fn serve(
         .args(["--listener-url", &format!("tcp://{address}")])
         .args(["--advertised-listener-url", &format!("tcp://{advertised}")])
         .args(["--storage-engine", "memory://tansu/"]);
-    if let Some(Leaf { certificate, key }) = tls {
-        command.arg("--cert").arg(certificate).arg("--key").arg(key);
-    }
     let mut process = lab.spawn(command, &format!("kafka-{}", address.port()))?;
+    super::listening(&mut process, netns, address)?;
+    Ok(process)
+}
+
+/// Starts socat as the TLS end of the broker at `plain`: Tansu 0.6 refuses
+/// `--cert` together with `--key`.
+///
+/// # Errors
+///
+/// When socat is not installed or does not come up.
+pub fn serve_tls(
+    lab: &Lab,
+    netns: &Netns,
+    address: SocketAddr,
+    plain: SocketAddr,
+    tls: &Leaf,
+) -> Result<Process> {
+    let Leaf { certificate, key } = tls;
+    let mut command = netns.command("socat");
+    command
+        .arg(format!(
+            "OPENSSL-LISTEN:{},bind={},fork,reuseaddr,verify=0,cert={},key={}",
+            address.port(),
+            address.ip(),
+            certificate.display(),
+            key.display()
+        ))
+        .arg(format!("TCP:{plain}"));
+    let mut process = lab.spawn(command, &format!("kafka-tls-{}", address.port()))?;
     super::listening(&mut process, netns, address)?;
     Ok(process)
 }

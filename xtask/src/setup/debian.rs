@@ -19,6 +19,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("socat", "socat"),
     ("python3", "python3"),
 ];
 

@@ -65,7 +65,20 @@ pub struct FileSource {
     seen: BTreeMap<PathBuf, Option<Fingerprint>>,
     /// Files to be compared by content once more, and their hashes.
     suspects: Vec<(PathBuf, u64)>,
+    /// When they can no longer change unnoticed.
+    racy_until: Instant,
+    /// A change that is not taken yet. Kept here, not in the future that waits:
+    /// that one is dropped whenever the agent has something else to do.
+    settling: Option<Settling>,
     watch: Watch,
+}
+
+/// A change that has been noticed.
+#[derive(Debug)]
+struct Settling {
+    last: BTreeMap<PathBuf, Option<Fingerprint>>,
+    quiet_at: Instant,
+    deadline: Instant,
 }
 
 /// What is known of one file.
@@ -87,6 +100,8 @@ impl FileSource {
             referenced: BTreeSet::new(),
             seen: BTreeMap::new(),
             suspects: Vec::new(),
+            racy_until: Instant::now(),
+            settling: None,
             watch: Watch::new(),
         }
     }
@@ -98,6 +113,8 @@ impl FileSource {
         let mut seen = listing.fingerprints();
         let mut diagnostics = listing.problems.clone();
         self.suspects.clear();
+        self.settling = None;
+        self.racy_until = Instant::now() + RACY;
         // Under a path that cannot be listed, what was known stays.
         self.files.retain(|path, _| {
             listing.files.contains_key(path)
@@ -164,12 +181,12 @@ impl FileSource {
     }
 
     /// Waits until something differs from what [`FileSource::load`] read, and
-    /// has settled. May be dropped at any point: the next call notices the same
-    /// change.
+    /// has settled. May be dropped at any point: the next call goes on where
+    /// this one was.
     pub async fn changed(&mut self) {
         let poll = if self.watch.works() { POLL } else { POLL_ALONE };
         if !self.suspects.is_empty() {
-            tokio::time::sleep(RACY).await;
+            tokio::time::sleep_until(self.racy_until).await;
             let suspects = std::mem::take(&mut self.suspects);
             let differs = suspects.iter().any(|(path, known)| {
                 read_capped(path, MAX_FILE_BYTES).map_or(true, |bytes| hash(&bytes) != *known)
@@ -179,7 +196,7 @@ impl FileSource {
             }
         }
         loop {
-            if self.scan() != self.seen {
+            if self.settling.is_some() || self.scan() != self.seen {
                 self.settle().await;
                 return;
             }
@@ -190,17 +207,25 @@ impl FileSource {
     }
 
     /// Waits until nothing changes any more, within limits.
-    async fn settle(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        let mut last = self.scan();
+    async fn settle(&mut self) {
         loop {
-            let until = (Instant::now() + QUIET).min(deadline);
-            tokio::time::sleep_until(until).await;
             let now = self.scan();
-            if now == last || Instant::now() >= deadline {
+            let quiet_at = Instant::now() + QUIET;
+            let settling = self.settling.get_or_insert_with(|| Settling {
+                last: now.clone(),
+                quiet_at,
+                deadline: Instant::now() + PATIENCE,
+            });
+            if settling.last != now {
+                settling.last = now;
+                settling.quiet_at = quiet_at;
+            }
+            let until = settling.quiet_at.min(settling.deadline);
+            if Instant::now() >= until {
+                self.settling = None;
                 return;
             }
-            last = now;
+            tokio::time::sleep_until(until).await;
         }
     }
 

@@ -155,6 +155,20 @@ async fn changes(source: &mut FileSource, limit: Duration) -> bool {
 }
 
 #[tokio::test]
+async fn a_wait_that_is_dropped_over_and_over_still_notices() {
+    let directory = Directory::new("dropped");
+    let path = directory.write("a.yaml", &service("a"));
+    let mut source = source(&directory.0);
+    source.load();
+    fs::write(&path, service("b")).expect("written");
+    let start = Instant::now();
+    while !changes(&mut source, Duration::from_millis(2)).await {
+        assert!(start.elapsed() < Duration::from_secs(5), "never noticed");
+    }
+    assert_eq!(names(&source.load()), ["b"]);
+}
+
+#[tokio::test]
 async fn changes_take_effect_within_half_a_second() {
     let directory = Directory::new("watch");
     let path = directory.write("a.yaml", &service("a"));
