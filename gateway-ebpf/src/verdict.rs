@@ -7,7 +7,10 @@ use gateway_common::{
     drop_reason::DropReason,
 };
 
-use crate::maps::{DROPS, VERDICTS};
+use crate::{
+    log,
+    maps::{DROPS, VERDICTS},
+};
 
 /// The end of a packet's way.
 #[must_use]
@@ -28,21 +31,25 @@ pub fn count(verdict: Verdict, bytes: u32) {
         Verdict::Pass(counter) => counter,
         Verdict::Sent(_) => VerdictCounter::Forwarded,
         Verdict::Drop(reason) => {
-            add(&DROPS, reason as u32, bytes);
+            let nth = add(&DROPS, reason as u32, bytes);
+            log::exhausted(reason, nth);
             VerdictCounter::Dropped
         }
     };
-    add(&VERDICTS, counter as u32, bytes);
+    let _ = add(&VERDICTS, counter as u32, bytes);
 }
 
+/// Adds a packet; the packets counted so far on this CPU.
 #[inline(always)]
-fn add(map: &PerCpuArray<Count>, index: u32, bytes: u32) {
-    if let Some(count) = map.get_ptr_mut(index) {
-        // SAFETY: the look-up returned it, not null, for this CPU alone; the
-        // programs run with migration off and do not interrupt themselves.
-        unsafe {
-            (*count).packets += 1;
-            (*count).bytes += u64::from(bytes);
-        }
+fn add(map: &PerCpuArray<Count>, index: u32, bytes: u32) -> u64 {
+    let Some(count) = map.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: the look-up returned it, not null, for this CPU alone; the
+    // programs run with migration off and do not interrupt themselves.
+    unsafe {
+        (*count).packets += 1;
+        (*count).bytes += u64::from(bytes);
+        (*count).packets
     }
 }

@@ -88,6 +88,9 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
     })
 }
 
+/// Attempts at loading a program that the kernel breaks off.
+const LOAD_TRIES: u32 = 10;
+
 fn verify(
     ebpf: &mut Ebpf,
     name: &'static str,
@@ -95,12 +98,22 @@ fn verify(
     let program = ebpf
         .program_mut(name)
         .ok_or("the object has no such program")?;
-    let loaded: Result<(), ProgramError> = match name {
-        PROG_XDP => <&mut Xdp>::try_from(program)?.load(),
-        PROG_TC => <&mut SchedClassifier>::try_from(program)?.load(),
-        _ => <&mut SkLookup>::try_from(program)?.load(),
-    };
-    Ok(loaded?)
+    let mut tries = 0;
+    loop {
+        let loaded: Result<(), ProgramError> = match name {
+            PROG_XDP => <&mut Xdp>::try_from(&mut *program)?.load(),
+            PROG_TC => <&mut SchedClassifier>::try_from(&mut *program)?.load(),
+            _ => <&mut SkLookup>::try_from(&mut *program)?.load(),
+        };
+        tries += 1;
+        match loaded {
+            // The verifier gives up when a signal is pending, which on a busy
+            // machine is soon: bpf_check() in kernel/bpf/verifier.c.
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == std::io::ErrorKind::WouldBlock && tries < LOAD_TRIES => {}
+            loaded => return Ok(loaded?),
+        }
+    }
 }
 
 /// Entries the configuration asks for; none leaves what the object says.

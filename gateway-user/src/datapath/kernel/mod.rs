@@ -10,6 +10,7 @@ use std::{
 };
 
 use aya::Ebpf;
+use aya_log::EbpfLogger;
 use gateway_common::{
     backend::{FORWARD_DNAT, FORWARD_SNAT},
     service::HASH_SOURCE_ADDRESS,
@@ -47,6 +48,8 @@ pub struct Datapath {
     config: DatapathConfig,
     patterns: Patterns,
     ebpf: Ebpf,
+    /// Writes what the programs have to say to the log.
+    flush_log: Option<Box<dyn FnMut() + Send>>,
     maps: Maps,
     attachments: Attachments,
     netlink: Netlink,
@@ -89,6 +92,15 @@ impl Datapath {
         let loaded = load::load(&config, &pins.maps())?;
         let mut warnings: BTreeSet<String> = loaded.warnings.into_iter().collect();
         let mut ebpf = loaded.ebpf;
+        let flush_log = match EbpfLogger::init(&mut ebpf) {
+            Ok(mut logger) => Some(Box::new(move || logger.flush()) as Box<dyn FnMut() + Send>),
+            Err(error) => {
+                warnings.insert(format!(
+                    "messages of the kernel programs are not logged: {error}"
+                ));
+                None
+            }
+        };
         let mut maps = Maps::take(&mut ebpf)?;
         let settings = Settings {
             hash_seed: config.hash_seed,
@@ -115,6 +127,7 @@ impl Datapath {
         let mut datapath = Self {
             patterns,
             ebpf,
+            flush_log,
             maps,
             attachments,
             netlink: Netlink::open().map_err(netlink("open a netlink socket"))?,
@@ -267,6 +280,9 @@ impl Datapath {
 
     /// Ends flows that are over. To be called once or twice a second.
     pub fn sweep(&mut self) -> Swept {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
         match self.sweeper.sweep(&mut self.maps, monotonic_ns()) {
             Ok(swept) => swept,
             Err(error) => {
