@@ -35,6 +35,9 @@ fn userspace_mode_serves_the_same_configuration() {
             "  http:\n  - route:\n    - destination: {host: web.internal}\n",
         )
         + &service("web", &[backend(&lab, 1, nginx::HTTP)]);
+    // VIPs are claimed by the kernel side; without it the node must own them.
+    let claim = format!("addr add {}/32 dev lo", lab.vip());
+    lab.gateway.ip(&claim).expect("own the VIP");
     let gateway = serve_with(&lab, Datapath::Userspace, "", &[("all.yaml", yaml)]);
     assert_eq!(mode(&gateway), "userspace");
     assert_echoes(&lab, 4 << 20);
