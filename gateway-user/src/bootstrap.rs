@@ -113,7 +113,7 @@ pub struct Timeouts {
 pub enum BootstrapError {
     /// Not readable.
     #[error(
-        "{path}: {source}; name an existing file with --bootstrap, or leave it out for the defaults"
+        "{path}: cannot be read (name an existing file with --bootstrap, or leave it out for the defaults)"
     )]
     Read {
         /// The file.
@@ -122,7 +122,7 @@ pub enum BootstrapError {
         source: std::io::Error,
     },
     /// Not what is expected; the position is in the message.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Parse {
         /// The file.
         path: PathBuf,
@@ -329,7 +329,8 @@ mod tests {
     use super::Bootstrap;
 
     fn parse(text: &str) -> Result<Bootstrap, String> {
-        Bootstrap::parse(text, Path::new("gateway.yaml")).map_err(|error| error.to_string())
+        Bootstrap::parse(text, Path::new("gateway.yaml"))
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub fn status(options: &cli::Status) -> anyhow::Result<ExitCode> {
     })
     .with_context(|| {
         format!(
-            "{}: no agent answers; is `sluice run` up, and is --admin right?",
+            "{}: no agent answers (is `sluice run` up, and is --admin right?)",
             options.admin
         )
     })?;

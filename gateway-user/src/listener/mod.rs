@@ -52,7 +52,7 @@ pub enum ListenerError {
     #[error("a listening socket for steered connections cannot be opened: {0}")]
     Steered(io::Error),
     /// No thread.
-    #[error("worker thread {index} cannot be started: {source}")]
+    #[error("worker thread {index} cannot be started")]
     Thread {
         /// Which, from 0.
         index: usize,
