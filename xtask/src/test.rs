@@ -142,9 +142,7 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Tally> {
             .env("SLUICE_PACKAGES", setup::packages_dir());
         command.arg("--no-fail-fast").arg("--").args(filter);
         // What passing tests print holds the figures and the skips.
-        if level != Level::Unit {
-            command.arg("--show-output");
-        }
+        command.arg("--show-output");
         if let Some(threads) = level.threads() {
             command.args(["--test-threads", threads]);
         }

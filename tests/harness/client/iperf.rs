@@ -6,30 +6,28 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::netns::Netns;
+use crate::{netns::Netns, skip};
 
 /// Runs one stream for `seconds` and returns what the receiver got, bit/s.
-/// Cubic gives steadier figures on veth than BBR.
+/// Cubic gives steadier figures on veth than BBR; without root it may not be
+/// chosen, and the machine's default is used.
 ///
 /// # Errors
 ///
 /// When iperf3 is missing or reports an error.
 pub fn rate(netns: &Netns, address: Ipv4Addr, port: u16, seconds: u32) -> Result<f64> {
-    let output = netns
-        .command("iperf3")
+    let mut command = netns.command("iperf3");
+    if skip::is_root() {
+        command.args(["--congestion", "cubic"]);
+    }
+    let output = command
         .args([
             "--client",
             &address.to_string(),
             "--port",
             &port.to_string(),
         ])
-        .args([
-            "--time",
-            &seconds.to_string(),
-            "--congestion",
-            "cubic",
-            "--json",
-        ])
+        .args(["--time", &seconds.to_string(), "--json"])
         .args(["--connect-timeout", "5000"])
         .output()
         .context("start iperf3")?;

@@ -2,7 +2,11 @@
 //! What builds the kernel programs: a compiler with a `core` for BPF, and
 //! bpf-linker. gateway-user's build script looks for the same two compilers.
 
-use std::{fmt, path::Path, process::Command};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
@@ -138,8 +142,16 @@ fn compiler() -> Missing {
     }
 }
 
+/// In PATH, or where `cargo install` puts it.
 fn has_linker() -> bool {
-    task::output(Command::new("bpf-linker").arg("--version"))
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let installed = home.map(|home| home.join("bin/bpf-linker"));
+    let Some(program) = find_program("bpf-linker").or(installed) else {
+        return false;
+    };
+    task::output(Command::new(program).arg("--version"))
         .is_some_and(|text| text.split_whitespace().any(|word| word == LINKER_VERSION))
 }
 
