@@ -4,6 +4,7 @@
 
 mod attach;
 mod detach;
+mod drain;
 mod examples;
 mod explain;
 mod footprint;
