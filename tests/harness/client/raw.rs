@@ -65,6 +65,9 @@ pub fn read_to_end(stream: &mut TcpStream, deadline: Duration) -> Result<End> {
             Ok(0) => return Ok(End::Closed(got)),
             Ok(count) => got.extend_from_slice(&buffer[..count]),
             Err(error) => match error.kind() {
+                // With a read timeout set, a signal that stops and resumes the
+                // process shows here (signal(7)).
+                ErrorKind::Interrupted => {}
                 ErrorKind::ConnectionReset => return Ok(End::Reset),
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => return Ok(End::Open(got)),
                 _ => return Err(error).context("read"),
