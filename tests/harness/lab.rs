@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 use crate::{
     netns::{NETNS_DIR, Netns, run},
     process::Process,
+    wait,
 };
 
 /// Namespaces, addresses and a directory, for as long as the value lives.
@@ -265,7 +267,17 @@ impl Lab {
             backend.ip(&format!("route add default via 10.99.{number}.1"))?;
         }
         // A cluster's node forwards; the FIB look-up of the programs asks.
-        gateway.sysctl("net.ipv4.ip_forward", "1")
+        gateway.sysctl("net.ipv4.ip_forward", "1")?;
+        // The kernel notices a carrier a little after the link is up, and until
+        // then marks the routes over it.
+        let netns = [client, gateway].into_iter().chain(backends);
+        for netns in netns {
+            wait::until(&format!("links of {}", netns.name()), LINK_DEADLINE, || {
+                let routes = netns.ip("-4 route show table all")?;
+                Ok((!routes.contains("linkdown")).then_some(()))
+            })?;
+        }
+        Ok(())
     }
 
     fn mount_bpffs(&mut self) -> Result<()> {
@@ -367,5 +379,6 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
 /// The client in a lab with namespaces.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 2);
 
+const LINK_DEADLINE: Duration = Duration::from_secs(5);
 const RUN_DIR: &str = "/run";
 static NEXT: AtomicU32 = AtomicU32::new(0);
