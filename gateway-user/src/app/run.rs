@@ -76,6 +76,12 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
 
     let (trigger, watcher) = drain::channel();
     let (datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
+    if datapath.is_none() && !bootstrap.vips.is_empty() {
+        tracing::warn!(
+            vips = ?bootstrap.vips,
+            "VIPs are claimed with eBPF only: add them to an interface of this node (ip address add)"
+        );
+    }
     if let Some(datapath) = &datapath {
         // Ids in pinned maps go on from where the agent before left them.
         snapshot.publish(Arc::new(datapath.adopted()));
