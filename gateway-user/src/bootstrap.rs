@@ -85,6 +85,9 @@ pub struct Limits {
     pub max_services: u32,
     /// Backends of all services together.
     pub max_backends: u32,
+    /// Chunks of 16 ring slots for all services together; 64 hold the ring of
+    /// up to 10 endpoints.
+    pub max_ring_chunks: u32,
 }
 
 /// Deadlines; `5s`, `250ms`, `1h`.
@@ -177,6 +180,7 @@ impl Default for Limits {
             max_flows: datapath.max_flows,
             max_services: datapath.max_services,
             max_backends: datapath.max_backends,
+            max_ring_chunks: datapath.max_ring_chunks,
         }
     }
 }
@@ -246,6 +250,9 @@ impl Bootstrap {
         if !(16..=4_194_304).contains(&max_flows) {
             return Err(problem("limits.max_flows", "must be 16 to 4194304"));
         }
+        if !(64..=16_777_216).contains(&bootstrap.limits.max_ring_chunks) {
+            return Err(problem("limits.max_ring_chunks", "must be 64 to 16777216"));
+        }
         if max_connections == 0 {
             return Err(problem("limits.max_connections", "must be at least 1"));
         }
@@ -278,6 +285,7 @@ impl Bootstrap {
             max_flows: self.limits.max_flows,
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,
+            max_ring_chunks: self.limits.max_ring_chunks,
             ..DatapathConfig::default()
         }
     }
