@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the agent costs: time to start, memory. The figures are printed; the
-//! assertions leave twice the room, because this machine is not alone.
+//! What the agent costs: time to start, memory. Times are printed, not
+//! asserted; memory is asserted.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gateway_tests::{
     backend::echo::Echo,
@@ -13,7 +13,7 @@ use gateway_tests::{
 use crate::scene::{self, backend, passthrough, serve, tcp, vip};
 
 #[test]
-fn ready_within_a_second_with_100_resources() {
+fn becomes_ready_with_100_resources() {
     let Some(lab) = scene::lab() else { return };
     let mut gateway = Gateway::new(&lab, Datapath::Ebpf, "").expect("prepare");
     // 34 times a Gateway, a VirtualService and a ServiceEntry.
@@ -33,10 +33,6 @@ fn ready_within_a_second_with_100_resources() {
     gateway.start().expect("start");
     let took = start.elapsed();
     println!("ready after {took:?} with 102 resources");
-    assert!(
-        took < Duration::from_secs(2),
-        "{took:?}, the contract is 1 s"
-    );
     let status = gateway.status().expect("status");
     let listeners = status["listeners"].as_array().map(Vec::len);
     assert_eq!(listeners, Some(18), "17 forwarded ports and 443");
@@ -63,7 +59,7 @@ fn idle_memory_is_small_and_forwarded_flows_add_none() {
         flows.len()
     );
     assert!(
-        idle < 80_000_000,
+        idle < 40_000_000,
         "{idle} bytes idle, the contract is 40 MB"
     );
     // The report of the flows costs a little; the flows must not.

@@ -71,12 +71,22 @@ impl Rates {
         );
         if let Some(ratio) = self.ratio() {
             text.push_str(&format!(
-                ", nftables {} (ratio {ratio:.2})",
-                gbit(&self.nftables)
+                ", nftables {} (ratio {ratio:.2}, of medians {:.2}; {} rounds)",
+                gbit(&self.nftables),
+                median(&self.forwarded) / median(&self.nftables),
+                self.forwarded.len()
             ));
         }
         text
     }
+}
+
+/// The middle one, the upper of two: shown beside the best, which repeating
+/// until the bound is met flatters.
+fn median(rates: &[f64]) -> f64 {
+    let mut sorted = rates.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// An nftables DNAT in the gateway namespace, there only for its rounds: its
