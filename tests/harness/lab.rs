@@ -4,7 +4,7 @@
 use std::{
     ffi::CString,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
@@ -176,23 +176,35 @@ impl Lab {
             .join("\n")
     }
 
-    /// A client command that resolves `names` to the VIP without a change to
-    /// the machine's /etc/hosts: the command sees a hosts file of its own.
+    /// [`Lab::client_resolving`] of `names` to the VIP.
     ///
     /// # Errors
     ///
     /// When the hosts file cannot be written.
     pub fn client_with_hosts(&self, program: &str, names: &[&str]) -> Result<Command> {
+        let hosts: Vec<_> = names.iter().map(|name| (*name, VIP.into())).collect();
+        self.client_resolving(program, &hosts)
+    }
+
+    /// A client command that resolves names without a change to the machine's
+    /// /etc/hosts: the command sees a hosts file of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the hosts file cannot be written.
+    pub fn client_resolving(&self, program: &str, hosts: &[(&str, IpAddr)]) -> Result<Command> {
         let mut command = self.client.command(program);
         if self.loopback {
             return Ok(command);
         }
-        // Named after its contents: calls for other names may run beside this one.
-        let file = self.dir.join(format!("hosts.{}", names.join("+")));
         let mut text = "127.0.0.1 localhost\n".to_owned();
-        for name in names {
-            text.push_str(&format!("{} {name}\n", VIP));
+        let mut name = "hosts".to_owned();
+        for (host, address) in hosts {
+            text.push_str(&format!("{address} {host}\n"));
+            name.push_str(&format!(".{host}+{address}"));
         }
+        // Named after its contents: calls for other names may run beside this one.
+        let file = self.dir.join(name);
         if !file.exists() {
             fs::write(&file, text)?;
         }

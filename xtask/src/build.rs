@@ -43,6 +43,11 @@ pub fn for_lab(ebpf: bool) -> Result<PathBuf> {
     build("lab", ebpf)
 }
 
+/// Builds the agent as it ships; its path.
+pub fn for_release() -> Result<PathBuf> {
+    build("release", true)
+}
+
 fn build(profile: &str, ebpf: bool) -> Result<PathBuf> {
     let mut command = task::cargo();
     command.args(["build", "--package", "gateway-user", "--profile", profile]);

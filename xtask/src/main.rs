@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Set-up, build, demo, tests and repository rules.
+//! Set-up, build, demo, benchmark, tests and repository rules.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -35,6 +36,8 @@ enum Task {
     Tidy,
     /// Show the whole path with real brokers and clients
     Demo(demo::Options),
+    /// Measure Sluice side by side with its peers
+    Bench(bench::Options),
 }
 
 const EXAMPLES: &str = "\
@@ -42,7 +45,8 @@ Examples:
   cargo xtask setup             say what is missing, then install it
   cargo xtask build --release   target/release/sluice
   cargo xtask test unit golden  what runs without root
-  cargo xtask demo --keep       leave the lab up to look around";
+  cargo xtask demo --keep       leave the lab up to look around
+  cargo xtask bench --only l4   the scenarios whose names begin so";
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Tidy => tidy::run(),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

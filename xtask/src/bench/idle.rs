@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The cost of idle connections: memory and CPU of the agent.
+
+use anyhow::{Result, bail};
+
+use super::{sample::Figure, stage::Stage};
+
+/// Measures it.
+///
+/// # Errors
+///
+/// When something it needs does not run.
+pub fn measure(_stage: &Stage<'_>) -> Result<Vec<Figure>> {
+    bail!("not built yet")
+}
