@@ -137,9 +137,6 @@ pub fn accepts(netns: &Netns, process: &mut Process, address: SocketAddr) -> Res
 /// of the lab instead of the contender's.
 fn tune(netns: &Netns) -> Result<()> {
     for (key, value) in [
-        // The machine's default may be BBR, whose pacing is made for real
-        // paths; proxies would be measured with it and iperf3 without.
-        ("net.ipv4.tcp_congestion_control", "cubic"),
         // 50,000 connections from one address within a minute.
         ("net.ipv4.ip_local_port_range", "10240 60999"),
         ("net.ipv4.tcp_tw_reuse", "1"),
@@ -149,6 +146,13 @@ fn tune(netns: &Netns) -> Result<()> {
         ("net.ipv4.tcp_max_syn_backlog", "65535"),
     ] {
         netns.sysctl(key, value)?;
+    }
+    // The machine's default may be BBR, whose pacing is made for real paths;
+    // proxies would be measured with it and iperf3 without. A route's choice
+    // stays in the lab, while what a namespace may choose is a setting of the
+    // whole machine.
+    for route in netns.ip("-4 route show")?.lines() {
+        netns.ip(&format!("route change {route} congctl cubic"))?;
     }
     Ok(())
 }

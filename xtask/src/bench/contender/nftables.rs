@@ -40,7 +40,13 @@ pub fn start<'lab>(stage: &'lab Stage<'lab>, service: Service) -> Result<Start<'
         choices.join(", ")
     );
     run(nft(stage.lab).arg(rules)).context("add an nftables DNAT")?;
-    Ok(Start::Running(Running::new(target, Table(stage.lab))))
+    let table = Table(stage.lab);
+    // Tens of thousands of connections a round, kept for two minutes by
+    // default, would fill the table within a long run. What has ended is
+    // forgotten sooner; the cost of a connection is the same.
+    let time_wait = "net.netfilter.nf_conntrack_tcp_timeout_time_wait";
+    stage.lab.gateway.sysctl(time_wait, "10")?;
+    Ok(Start::Running(Running::new(target, table)))
 }
 
 /// The rules, for as long as the value lives.
