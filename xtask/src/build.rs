@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask build`: the agent with its kernel programs inside.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{
     setup::{self, Scope},
@@ -66,4 +67,32 @@ fn build(profile: &str, ebpf: bool) -> Result<PathBuf> {
     ));
     task::run(&mut command, "fix what the compiler says above")?;
     Ok(task::target_dir().join(profile).join("sluice"))
+}
+
+/// Builds a `[[bench]]` target of the tests package; its path.
+///
+/// # Errors
+///
+/// When it does not compile, or cargo names no program.
+pub fn bench_target(name: &str, profile: &str) -> Result<PathBuf> {
+    setup::ensure(Scope::Build)?;
+    say(&format!("building {name} (profile {profile})"));
+    let mut command = task::cargo();
+    command
+        .args(["build", "--package", "gateway-tests", "--bench", name])
+        .args(["--profile", profile])
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = command.output().context("start cargo")?;
+    if !output.status.success() {
+        bail!("cargo could not build {name}: fix what the compiler says above");
+    }
+    // Its name has a hash in it, which only cargo knows.
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo built {name} but named no program"))
 }
