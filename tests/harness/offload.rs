@@ -23,6 +23,18 @@ pub fn like_a_wire(netns: &Netns, interface: &str) -> Result<()> {
     })
 }
 
+/// Undoes [`like_a_wire`].
+///
+/// # Errors
+///
+/// When the interface is missing or refuses.
+pub fn like_veth(netns: &Netns, interface: &str) -> Result<()> {
+    netns.run(|| {
+        set(interface, ETHTOOL_STXCSUM, 1).context("switch transmit checksums on")?;
+        set(interface, ETHTOOL_SGRO, 0).context("switch GRO off")
+    })
+}
+
 /// `struct ethtool_value` (include/uapi/linux/ethtool.h).
 #[repr(C)]
 struct EthtoolValue {

@@ -28,7 +28,7 @@ enum Task {
     Setup(setup::Options),
     /// Build the agent with its kernel programs
     Build(build::Options),
-    /// Run the tests: unit, golden, bpf, netns
+    /// Run the tests: unit, golden, bpf, netns, bench
     Test(test::Options),
     /// Check formatting and lints
     Lint,

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use gateway_tests::skip;
 
 use crate::{
-    build,
+    bench, build,
     setup::{self, Scope},
     task::{self, say},
 };
@@ -22,8 +22,9 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "\
 unit and golden need no root. bpf loads the kernel programs, netns runs the
-agent between real brokers and clients: both need root, and are reported as
-SKIPPED without it. With CI=true a skip is a failure.
+agent between real brokers and clients, bench runs each scenario of the
+benchmark for a second: these need root, and are reported as SKIPPED without
+it. With CI=true a skip is a failure. A filter leaves bench out.
 
 Examples:
   cargo xtask test
@@ -49,13 +50,21 @@ enum Level {
     Bpf,
     /// Whole connections between namespaces
     Netns,
+    /// Each scenario of the benchmark, once
+    Bench,
 }
 
-const LEVELS: [Level; 4] = [Level::Unit, Level::Golden, Level::Bpf, Level::Netns];
+const LEVELS: [Level; 5] = [
+    Level::Unit,
+    Level::Golden,
+    Level::Bpf,
+    Level::Netns,
+    Level::Bench,
+];
 
 impl Level {
     fn needs_root(self) -> bool {
-        matches!(self, Self::Bpf | Self::Netns)
+        matches!(self, Self::Bpf | Self::Netns | Self::Bench)
     }
 
     /// Arguments of `cargo test`, one run each.
@@ -65,6 +74,7 @@ impl Level {
             Self::Golden => &[&["--package", "gateway-tests", "--test", "golden"]],
             Self::Bpf => &[&["--package", "gateway-tests", "--test", "bpf"]],
             Self::Netns => &[&["--package", "gateway-tests", "--test", "netns"]],
+            Self::Bench => &[],
         }
     }
 
@@ -82,6 +92,7 @@ impl fmt::Display for Level {
             Self::Golden => "golden",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
+            Self::Bench => "bench",
         })
     }
 }
@@ -102,6 +113,8 @@ pub fn run(options: &Options) -> Result<()> {
     let levels: Vec<Level> = LEVELS
         .into_iter()
         .filter(|level| levels.is_empty() || levels.contains(level))
+        // The filter is for names of tests, which it has none of.
+        .filter(|level| *level != Level::Bench || filter.is_none())
         .collect();
     let root = skip::is_root();
     setup::ensure(Scope::Build)?;
@@ -123,7 +136,11 @@ pub fn run(options: &Options) -> Result<()> {
                     },
                 ));
             }
-            Ok((level, run_level(level, filter.as_deref())?))
+            let tally = match level {
+                Level::Bench => run_bench(),
+                _ => run_level(level, filter.as_deref())?,
+            };
+            Ok((level, tally))
         })
         .collect::<Result<Vec<_>>>()?;
     report(&tallies)
@@ -150,6 +167,29 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Tally> {
     }
     tally.took = start.elapsed();
     Ok(tally)
+}
+
+/// The benchmark's own check; its scenarios count as tests.
+fn run_bench() -> Tally {
+    let start = Instant::now();
+    say("bench: each scenario once");
+    let mut tally = Tally::default();
+    match bench::check() {
+        Ok(checked) => {
+            tally.passed = checked.measured as u64;
+            tally.failed = checked.failures.len() as u64;
+            tally.skipped = checked.skipped;
+            for failure in checked.failures {
+                eprintln!("bench: {failure}");
+            }
+        }
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            tally.broken = true;
+        }
+    }
+    tally.took = start.elapsed();
+    tally
 }
 
 /// Runs a command, shows its output as it comes, and counts what it reports.

@@ -33,7 +33,7 @@ mod stop;
 
 use contender::Contender;
 use rounds::Progress;
-use sample::{Run, Settings};
+use sample::{Comparison, Outcome, Run, Settings};
 use scenario::{Kind, SCENARIOS, Scenario};
 use stage::Stage;
 
@@ -79,19 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !skip::is_root() {
         bail!("bench makes network namespaces: run it as root");
     }
-    stop::listen();
-    setup::ensure(Scope::Bench)?;
-    let agent = if options.lab_build {
-        build::for_lab(true)?
-    } else {
-        build::for_release()?
-    };
-    stop::check()?;
-    say("making namespaces: client -- gateway -- backend 1, 2, 3");
-    let lab = Lab::new().context("make the lab")?;
-    let settings = settings(options);
-    let stage = Stage::set(&lab, agent, setup::packages_dir(), settings)?;
-    let (run, failures) = play(&stage, &scenarios, &options.peer)?;
+    let (run, failures) = measure(&scenarios, &options.peer, settings(options))?;
     let output = options
         .output
         .clone()
@@ -108,6 +96,79 @@ pub fn run(options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a check of the benchmark itself came to.
+pub struct Checked {
+    /// Contenders in scenarios, and other scenarios, with figures.
+    pub measured: usize,
+    /// One line each.
+    pub failures: Vec<String>,
+    /// One line each.
+    pub skipped: Vec<String>,
+}
+
+/// Runs each scenario once for a second with the lab build, so that the
+/// benchmark cannot rot; the report goes where `run` leaves none.
+///
+/// # Errors
+///
+/// When the lab cannot be made or the report not be written.
+pub fn check() -> Result<Checked> {
+    let options = Options {
+        only: Vec::new(),
+        peer: Vec::new(),
+        seconds: 1,
+        rounds: 1,
+        output: None,
+        lab_build: true,
+    };
+    let scenarios = selected(&options.only)?;
+    let (run, failures) = measure(&scenarios, &options.peer, settings(&options))?;
+    report::write(&run, &task::target_dir().join("bench-check"))?;
+    let mut checked = Checked {
+        measured: 0,
+        failures,
+        skipped: Vec::new(),
+    };
+    for Comparison {
+        scenario, outcomes, ..
+    } in &run.comparisons
+    {
+        for (contender, outcome) in outcomes {
+            match outcome {
+                Outcome::Measured(_) => checked.measured += 1,
+                Outcome::Skipped(reason) if reason.starts_with(rounds::FAILED) => {}
+                Outcome::Skipped(reason) => checked
+                    .skipped
+                    .push(format!("{scenario}: {contender}: {reason}")),
+            }
+        }
+    }
+    let mut figures: Vec<&str> = run.figures.iter().map(|it| it.scenario.as_str()).collect();
+    figures.dedup();
+    checked.measured += figures.len();
+    Ok(checked)
+}
+
+/// Prepares everything, runs the scenarios and takes everything down.
+fn measure(
+    scenarios: &[&Scenario],
+    peers: &[Contender],
+    settings: Settings,
+) -> Result<(Run, Vec<String>)> {
+    stop::listen();
+    setup::ensure(Scope::Bench)?;
+    let agent = if settings.profile == LAB {
+        build::for_lab(true)?
+    } else {
+        build::for_release()?
+    };
+    stop::check()?;
+    say("making namespaces: client -- gateway -- backend 1, 2, 3");
+    let lab = Lab::new().context("make the lab")?;
+    let stage = Stage::set(&lab, agent, setup::packages_dir(), settings)?;
+    play(&stage, scenarios, peers)
 }
 
 /// The scenarios that are asked for, in their order.
@@ -133,7 +194,7 @@ fn settings(options: &Options) -> Settings {
         output: _,
         lab_build,
     } = options;
-    let profile = if *lab_build { "lab" } else { "release" };
+    let profile = if *lab_build { LAB } else { "release" };
     Settings {
         seconds: *seconds,
         rounds: *rounds,
@@ -193,7 +254,7 @@ fn play(
                         run.figures.extend(figures);
                     }
                     Err(error) => {
-                        let reason = format!("FAILED: {}", rounds::one_line(&error));
+                        let reason = rounds::failed(&error);
                         progress.step(name, &reason);
                         failures.push(format!("{name}: {reason}"));
                         run.skipped.push(((*name).to_owned(), reason));
@@ -205,10 +266,14 @@ fn play(
     Ok((run, failures))
 }
 
+/// The profile of `--lab-build`.
+const LAB: &str = "lab";
 /// What a reader of the figures has to know.
 const NOTES: &[&str] = &[
     "Client, gateway and backends share the machine; CPU is that of the whole machine.",
     "Each contender runs alone, is started for its round and ended after it; rounds alternate, \
      every second one in reverse order.",
     "Nobody writes an access log (Sluice's default is to write one).",
+    "sluice-xdp runs over links with a network card's offloads, so without the super-packets that \
+     all others pass on: its bulk data is not comparable.",
 ];

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::{
     contender::{Contender, Start},
     load::{Load, Target},
-    sample::{Comparison, Outcome, Sample, Series},
+    sample::{Comparison, Latency, Outcome, Sample, Series},
     scenario::{Compare, Plan},
     stage::Stage,
     stop,
@@ -59,90 +59,46 @@ pub fn compare(
     progress: &mut Progress,
 ) -> Result<Compared> {
     let mut entries: Vec<Entry> = contenders.iter().copied().map(Entry::new).collect();
-    let mut load = match scenario.plan {
-        Plan::Most(load) => Some(load),
-        Plan::HalfOfSlowest(of, load) => {
-            let rate = match earlier.iter().find(|comparison| comparison.scenario == of) {
-                Some(comparison) => slowest(comparison),
-                None => probe(stage, scenario, load, contenders)?,
-            };
-            rate.map(|rate| Load::Rate(0.5 * rate))
-        }
-    };
+    let load = load(stage, scenario, contenders, earlier)?;
     let rounds = stage.settings.rounds;
-    let window = Duration::from_secs(stage.settings.seconds.into());
     for round in 0..rounds {
-        let mut order: Vec<usize> = (0..entries.len()).collect();
+        let mut order: Vec<&mut Entry> = entries.iter_mut().collect();
         if round % 2 == 1 {
             order.reverse();
         }
-        for index in order {
-            let Entry {
-                contender, outcome, ..
-            } = &mut entries[index];
-            let what = format!("{name} round {}/{rounds} {contender}", round + 1);
-            let Outcome::Measured(series) = outcome else {
-                progress.step(&what, "SKIPPED, as before");
-                continue;
-            };
-            let Some(load) = &mut load else {
-                *outcome = Outcome::Skipped("no contender reached any rate to halve".to_owned());
-                progress.step(&what, "SKIPPED");
-                continue;
-            };
-            let once = once(stage, scenario, *contender, *load, window);
-            stop::check()?;
-            match once {
-                Ok(Once::Sample(sample)) => {
-                    let errors = match sample.errors {
-                        0 => String::new(),
-                        errors => format!(", {errors} errors"),
-                    };
-                    let rate = load.unit().show(sample.rate);
-                    progress.step(&what, &format!("{rate}{errors}"));
-                    series.samples.push(sample);
-                }
-                Ok(Once::Skipped(reason)) => {
-                    progress.step(&what, &format!("SKIPPED: {reason}"));
-                    *outcome = Outcome::Skipped(reason);
-                }
-                Err(error) => {
-                    let reason = format!("FAILED: {}", one_line(&error));
-                    progress.step(&what, &reason);
-                    *outcome = Outcome::Skipped(reason.clone());
-                    entries[index].failure = Some(format!("{name}: {contender}: {reason}"));
-                }
-            }
+        for entry in order {
+            let what = format!("{name} round {}/{rounds} {}", round + 1, entry.contender);
+            let said = entry.play(stage, scenario, load)?;
+            progress.step(&what, &said);
         }
     }
     let unit = match scenario.plan {
         Plan::Most(load) | Plan::HalfOfSlowest(_, load) => load.unit(),
     };
-    let mut compared = Compared {
+    let failures = entries
+        .iter()
+        .filter(|entry| entry.failed)
+        .map(|entry| format!("{name}: {}: {}", entry.contender, entry.reason()))
+        .collect();
+    let outcomes = entries
+        .into_iter()
+        .map(|entry| (entry.contender.name().to_owned(), entry.outcome))
+        .collect();
+    Ok(Compared {
         comparison: Comparison {
             scenario: name.to_owned(),
             unit,
-            outcomes: Vec::new(),
+            outcomes,
         },
-        failures: Vec::new(),
-    };
-    for Entry {
-        contender,
-        outcome,
-        failure,
-    } in entries
-    {
-        let row = (contender.name().to_owned(), outcome);
-        compared.comparison.outcomes.push(row);
-        compared.failures.extend(failure);
-    }
-    Ok(compared)
+        failures,
+    })
 }
 
+/// A contender in one scenario.
 struct Entry {
     contender: Contender,
     outcome: Outcome,
-    failure: Option<String>,
+    failed: bool,
 }
 
 impl Entry {
@@ -150,9 +106,87 @@ impl Entry {
         Self {
             contender,
             outcome: Outcome::Measured(Series::default()),
-            failure: None,
+            failed: false,
         }
     }
+
+    /// Its round, unless an earlier one showed that it cannot; what to say.
+    fn play(
+        &mut self,
+        stage: &Stage<'_>,
+        scenario: &Compare,
+        load: Option<Load>,
+    ) -> Result<String> {
+        let Outcome::Measured(series) = &mut self.outcome else {
+            return Ok("SKIPPED, as before".to_owned());
+        };
+        let Some(load) = load else {
+            return Ok(self.skip("no contender reached a rate to halve".to_owned()));
+        };
+        let window = Duration::from_secs(stage.settings.seconds.into());
+        let once = once(stage, scenario, self.contender, load, window);
+        // A tool that the signal ended has not failed.
+        stop::check()?;
+        match once {
+            Ok(Once::Sample(sample)) => {
+                let said = said(load, &sample);
+                series.samples.push(sample);
+                Ok(said)
+            }
+            Ok(Once::Skipped(reason)) => Ok(self.skip(reason)),
+            Err(error) => {
+                self.failed = true;
+                self.outcome = Outcome::Skipped(failed(&error));
+                Ok(self.reason().to_owned())
+            }
+        }
+    }
+
+    fn skip(&mut self, reason: String) -> String {
+        let said = format!("SKIPPED: {reason}");
+        self.outcome = Outcome::Skipped(reason);
+        said
+    }
+
+    fn reason(&self) -> &str {
+        match &self.outcome {
+            Outcome::Skipped(reason) => reason,
+            Outcome::Measured(_) => "",
+        }
+    }
+}
+
+fn said(load: Load, sample: &Sample) -> String {
+    let mut text = load.unit().show(sample.rate).to_string();
+    if let Some(Latency { p50, p99, .. }) = sample.latency {
+        text.push_str(&format!(
+            ", p50 {:.2} ms, p99 {:.2} ms",
+            p50 * 1e3,
+            p99 * 1e3
+        ));
+    }
+    if sample.errors > 0 {
+        text.push_str(&format!(", {} errors", sample.errors));
+    }
+    text
+}
+
+/// The load of all rounds; none when there is no rate to halve.
+fn load(
+    stage: &Stage<'_>,
+    scenario: &Compare,
+    contenders: &[Contender],
+    earlier: &[Comparison],
+) -> Result<Option<Load>> {
+    let (of, load) = match scenario.plan {
+        Plan::Most(load) => return Ok(Some(load)),
+        Plan::HalfOfSlowest(of, load) => (of, load),
+    };
+    let rate = match earlier.iter().find(|earlier| earlier.scenario == of) {
+        Some(comparison) => slowest(comparison),
+        None => probe(stage, scenario, load, contenders)?,
+    };
+    Ok(rate.map(|rate| Load::Rate(0.5 * rate)))
 }
 
 enum Once {
@@ -210,8 +244,11 @@ fn probe(
     Ok(lowest)
 }
 
-/// An error and its causes as one line.
-pub fn one_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
+/// An error and its causes as one line, told from what could not run here.
+pub fn failed(error: &anyhow::Error) -> String {
+    let text = format!("{FAILED} {error:#}");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+/// How the reason of something that should have run begins.
+pub const FAILED: &str = "FAILED:";
