@@ -13,6 +13,7 @@ mod envoy;
 mod haproxy;
 mod nftables;
 mod nginx;
+mod peer;
 mod sluice;
 
 /// Who carries the load from the client to the backends.
