@@ -70,7 +70,10 @@ impl Level {
     /// Arguments of `cargo test`, one run each.
     fn runs(self) -> &'static [&'static [&'static str]] {
         match self {
-            Self::Unit => &[&[], &["--package", "gateway-tests", "--lib"]],
+            Self::Unit => &[
+                &[],
+                &["--package", "gateway-tests", "--lib", "--test", "latency"],
+            ],
             Self::Golden => &[&["--package", "gateway-tests", "--test", "golden"]],
             Self::Bpf => &[&["--package", "gateway-tests", "--test", "bpf"]],
             Self::Netns => &[&["--package", "gateway-tests", "--test", "netns"]],

@@ -268,7 +268,7 @@ const MARKS: &[Mark] = &[
         "configuration",
         "100 ms until a change among 10,000 routes is in effect",
         "ms",
-        &["effect"],
+        &["route", "effect"],
         100.0,
     ),
 ];

@@ -273,6 +273,8 @@ const NOTES: &[&str] = &[
     "Client, gateway and backends share the machine; CPU is that of the whole machine.",
     "Each contender runs alone, is started for its round and ended after it; rounds alternate, \
      every second one in reverse order.",
+    "TCP uses cubic on every link; links are veth with the offloads they have by default \
+     (checksums, and segments of up to 64 kB).",
     "Nobody writes an access log (Sluice's default is to write one).",
     "sluice-xdp runs over links with a network card's offloads, so without the super-packets that \
      all others pass on: its bulk data is not comparable.",

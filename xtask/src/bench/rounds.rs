@@ -183,7 +183,7 @@ fn load(
         Plan::HalfOfSlowest(of, load) => (of, load),
     };
     let rate = match earlier.iter().find(|earlier| earlier.scenario == of) {
-        Some(comparison) => slowest(comparison),
+        Some(comparison) => slowest(comparison, contenders),
         None => probe(stage, scenario, load, contenders)?,
     };
     Ok(rate.map(|rate| Load::Rate(0.5 * rate)))
@@ -215,33 +215,41 @@ fn once(
     load.measure(&target, window).map(Once::Sample)
 }
 
-/// The lowest rate among contenders that ran.
-fn slowest(comparison: &Comparison) -> Option<f64> {
-    comparison
-        .outcomes
-        .iter()
-        .filter_map(|(_, outcome)| Some(outcome.series()?.median_rate()))
+/// The lowest rate among peers that ran; without one, among all that did.
+fn slowest(comparison: &Comparison, contenders: &[Contender]) -> Option<f64> {
+    let rate = |it: &Contender| Some(comparison.series(it.name())?.median_rate());
+    let peers = contenders.iter().filter(|it| !it.is_kept());
+    peers
+        .filter_map(rate)
         .min_by(f64::total_cmp)
+        .or_else(|| contenders.iter().filter_map(rate).min_by(f64::total_cmp))
 }
 
-/// The lowest rate of a brief round, when the scenario that would tell it was
-/// not asked for.
+/// [`slowest`] of a brief round, when the scenario that would tell it was not
+/// asked for.
 fn probe(
     stage: &Stage<'_>,
     scenario: &Compare,
     load: Load,
     contenders: &[Contender],
 ) -> Result<Option<f64>> {
-    let mut lowest: Option<f64> = None;
-    for contender in contenders {
-        let once = once(stage, scenario, *contender, load, Duration::from_secs(1));
-        stop::check()?;
-        // Who fails here fails in its round, which tells it.
-        if let Ok(Once::Sample(sample)) = once {
-            lowest = Some(lowest.map_or(sample.rate, |rate| rate.min(sample.rate)));
+    let (kept, peers): (Vec<Contender>, Vec<Contender>) =
+        contenders.iter().partition(|it| it.is_kept());
+    for group in [peers, kept] {
+        let mut lowest: Option<f64> = None;
+        for contender in group {
+            let once = once(stage, scenario, contender, load, Duration::from_secs(1));
+            stop::check()?;
+            // Who fails here fails in its round, which tells it.
+            if let Ok(Once::Sample(sample)) = once {
+                lowest = Some(lowest.map_or(sample.rate, |rate| rate.min(sample.rate)));
+            }
+        }
+        if lowest.is_some() {
+            return Ok(lowest);
         }
     }
-    Ok(lowest)
+    Ok(None)
 }
 
 /// An error and its causes as one line, told from what could not run here.

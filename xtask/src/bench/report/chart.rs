@@ -88,7 +88,11 @@ pub fn of_figures(run: &Run, scenario: &str) -> Vec<Chart> {
             value: figure.value,
             whisker: None,
             text: rows::number(figure.value),
-            colour: OWN,
+            // A contender's name comes first where there are several.
+            colour: match figure.name.split(':').next().unwrap_or_default() {
+                name @ ("direct" | "nftables" | "haproxy" | "nginx" | "envoy") => colour(name),
+                _ => OWN,
+            },
         };
         let shared = figures().filter(|it| it.unit == unit && it.value.is_finite());
         let bars: Vec<Bar> = shared.map(bar).collect();

@@ -107,9 +107,12 @@ fn add_chart(text: &mut String, chart: &chart::Chart) {
 fn add_table(text: &mut String, table: &Rows) {
     let Rows { headings, rows } = table;
     text.push_str(&format!("| {} |\n", headings.join(" | ")));
-    let lines: Vec<_> = (0..headings.len())
-        .map(|index| if index == 0 { "---" } else { "---:" })
-        .collect();
+    let line = |(index, heading): (usize, &String)| match heading.as_str() {
+        "unit" | "note" => "---",
+        _ if index == 0 => "---",
+        _ => "---:",
+    };
+    let lines: Vec<_> = headings.iter().enumerate().map(line).collect();
     text.push_str(&format!("| {} |\n", lines.join(" | ")));
     for row in rows {
         let mut cells: Vec<String> = match row {

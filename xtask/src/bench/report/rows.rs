@@ -22,6 +22,19 @@ pub enum Row {
     Skipped(String, String),
 }
 
+impl Rows {
+    /// The table less its last column.
+    pub fn without_last(mut self) -> Self {
+        self.headings.pop();
+        for row in &mut self.rows {
+            if let Row::Measured(cells) = row {
+                cells.pop();
+            }
+        }
+        self
+    }
+}
+
 /// The table of a comparison.
 pub fn of_comparison(comparison: &Comparison) -> Rows {
     let unit = comparison.unit;
