@@ -9,7 +9,6 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddrV4, TcpListener, TcpStream},
-    process::Command,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -22,6 +21,7 @@ use gateway_common::{
     names,
     tcp_state::{TCP_CLOSING, TCP_RESET},
 };
+use gateway_tests::offload;
 
 use crate::{
     lab::{Hook, Lab, PODS, WIRE, at_both_hooks, ip, program, unshare},
@@ -91,21 +91,10 @@ impl Host {
             if hook == Hook::Xdp {
                 // XDP sees neither partial checksums nor super-packets as what
                 // they are, and a veth takes frames from it only with NAPI.
-                ethtool(interface, "tx off");
-                ethtool(interface, "gro on");
+                offload::like_a_wire(interface).unwrap();
             }
         });
     }
-}
-
-fn ethtool(interface: &str, setting: &str) {
-    let status = Command::new("ethtool")
-        .args(["-K", interface])
-        .args(setting.split(' '))
-        .stdout(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "ethtool -K {interface} {setting}");
 }
 
 /// TCP segments that this thread's host found with a wrong checksum.

@@ -8,19 +8,15 @@
 
 use anyhow::{Context, Result};
 
-use crate::netns::Netns;
-
-/// Makes a veth end behave like a network card on a wire: it finishes checksums
-/// itself and polls.
+/// Makes a veth end in the caller's network namespace behave like a network
+/// card on a wire: it finishes checksums itself and polls.
 ///
 /// # Errors
 ///
 /// When the interface is missing or refuses.
-pub fn like_a_wire(netns: &Netns, interface: &str) -> Result<()> {
-    netns.run(|| {
-        set(interface, ETHTOOL_STXCSUM, 0).context("switch transmit checksums off")?;
-        set(interface, ETHTOOL_SGRO, 1).context("switch GRO on")
-    })
+pub fn like_a_wire(interface: &str) -> Result<()> {
+    set(interface, ETHTOOL_STXCSUM, 0).context("switch transmit checksums off")?;
+    set(interface, ETHTOOL_SGRO, 1).context("switch GRO on")
 }
 
 /// Undoes [`like_a_wire`].
@@ -28,11 +24,9 @@ pub fn like_a_wire(netns: &Netns, interface: &str) -> Result<()> {
 /// # Errors
 ///
 /// When the interface is missing or refuses.
-pub fn like_veth(netns: &Netns, interface: &str) -> Result<()> {
-    netns.run(|| {
-        set(interface, ETHTOOL_STXCSUM, 1).context("switch transmit checksums on")?;
-        set(interface, ETHTOOL_SGRO, 0).context("switch GRO off")
-    })
+pub fn like_veth(interface: &str) -> Result<()> {
+    set(interface, ETHTOOL_STXCSUM, 1).context("switch transmit checksums on")?;
+    set(interface, ETHTOOL_SGRO, 0).context("switch GRO off")
 }
 
 /// `struct ethtool_value` (include/uapi/linux/ethtool.h).

@@ -51,6 +51,8 @@ fn forwards_with(lab: &Lab, bootstrap: &str) {
 
 fn on_wires(lab: &Lab) {
     for netns in [&lab.client].into_iter().chain(&lab.backends) {
-        offload::like_a_wire(netns, "eth0").expect("set offloads");
+        netns
+            .run(|| offload::like_a_wire("eth0"))
+            .expect("set offloads");
     }
 }

@@ -146,7 +146,9 @@ impl<'lab> Wires<'lab> {
     fn make(lab: &'lab Lab) -> Result<Self> {
         let wires = Self(lab);
         for netns in wires.ends() {
-            offload::like_a_wire(netns, "eth0").context("set offloads")?;
+            netns
+                .run(|| offload::like_a_wire("eth0"))
+                .context("set offloads")?;
         }
         Ok(wires)
     }
@@ -160,7 +162,7 @@ impl<'lab> Wires<'lab> {
 impl Drop for Wires<'_> {
     fn drop(&mut self) {
         for netns in self.ends() {
-            if let Err(error) = offload::like_veth(netns, "eth0") {
+            if let Err(error) = netns.run(|| offload::like_veth("eth0")) {
                 eprintln!("bench: {error:#}");
             }
         }

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gateway_tests::offload;
+
 use crate::datapath::DatapathConfig;
 
 pub const VIP: &str = "10.97.0.1";
@@ -131,18 +133,12 @@ impl Lab {
 
     /// Makes veth behave under native XDP as a real device does: full checksums
     /// from the client, and a receive queue with NAPI at the backend.
-    /// False without ethtool.
-    pub fn prepare_for_native_xdp(&self) -> bool {
-        [("c", "tx", "off"), ("b", "gro", "on")]
-            .iter()
-            .all(|(end, feature, value)| {
-                let command = format!(
-                    "netns exec {} ethtool -K eth0 {feature} {value}",
-                    self.netns(end)
-                );
-                let output = Command::new("ip").args(command.split(' ')).output();
-                output.is_ok_and(|output| output.status.success())
-            })
+    pub fn prepare_for_native_xdp(&self) {
+        for end in ["c", "b"] {
+            self.inside(end, || offload::like_a_wire("eth0").expect("set offloads"))
+                .join()
+                .expect("the offloads");
+        }
     }
 
     /// A client's connection.
