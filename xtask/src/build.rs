@@ -69,17 +69,19 @@ fn build(profile: &str, ebpf: bool) -> Result<PathBuf> {
     Ok(task::target_dir().join(profile).join("sluice"))
 }
 
-/// Builds a `[[bench]]` target of the tests package; its path.
+/// Builds a program of the tests package that the benchmark runs; its path. It
+/// is an `[[example]]`: cargo builds `[[bench]]` and `[[test]]` targets so that
+/// panics unwind, which would compile all that the agent is made of once more.
 ///
 /// # Errors
 ///
 /// When it does not compile, or cargo names no program.
-pub fn bench_target(name: &str, profile: &str) -> Result<PathBuf> {
+pub fn example(name: &str, profile: &str) -> Result<PathBuf> {
     setup::ensure(Scope::Build)?;
     say(&format!("building {name} (profile {profile})"));
     let mut command = task::cargo();
     command
-        .args(["build", "--package", "gateway-tests", "--bench", name])
+        .args(["build", "--package", "gateway-tests", "--example", name])
         .args(["--profile", profile])
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())

@@ -53,7 +53,7 @@ fn client(profile: &str) -> Result<&'static Path> {
     if let Some(client) = CLIENT.get() {
         return Ok(client);
     }
-    let built = build::bench_target("latency", profile)?;
+    let built = build::example("latency", profile)?;
     Ok(CLIENT.get_or_init(|| built))
 }
 
