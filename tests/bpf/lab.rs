@@ -260,7 +260,7 @@ fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) {
     assert_eq!(result, 0, "mount {target}: {}", io::Error::last_os_error());
 }
 
-fn interface_index(name: &str) -> u32 {
+pub fn interface_index(name: &str) -> u32 {
     let name = std::ffi::CString::new(name).unwrap();
     // SAFETY: the pointer is a string that outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -269,7 +269,7 @@ fn interface_index(name: &str) -> u32 {
 }
 
 /// `struct __sk_buff` of linux/bpf.h with the fields that a run takes.
-fn skb_context(ifindex: u32, segment_len: u32) -> [u8; 192] {
+pub fn skb_context(ifindex: u32, segment_len: u32) -> [u8; 192] {
     let mut context = [0; 192];
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
     context[176..180].copy_from_slice(&segment_len.to_ne_bytes());
@@ -277,7 +277,7 @@ fn skb_context(ifindex: u32, segment_len: u32) -> [u8; 192] {
 }
 
 /// `struct xdp_md` of linux/bpf.h.
-fn xdp_context(ifindex: u32, len: usize) -> [u8; 24] {
+pub fn xdp_context(ifindex: u32, len: usize) -> [u8; 24] {
     let mut context = [0; 24];
     context[4..8].copy_from_slice(&(len as u32).to_ne_bytes());
     context[12..16].copy_from_slice(&ifindex.to_ne_bytes());

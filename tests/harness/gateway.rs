@@ -118,6 +118,15 @@ impl<'lab> Gateway<'lab> {
     ///
     /// When it ends or is not ready in time, with the end of its log.
     pub fn start(&mut self) -> Result<()> {
+        self.start_within(READY_DEADLINE)
+    }
+
+    /// [`Gateway::start`] for a configuration that takes longer to load.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or is not ready within `deadline`, with the end of its log.
+    pub fn start_within(&mut self, deadline: Duration) -> Result<()> {
         let mut command = self.lab.gateway.command(&self.binary.to_string_lossy());
         command
             .arg("run")
@@ -134,7 +143,7 @@ impl<'lab> Gateway<'lab> {
             ]);
         let mut process = self.lab.spawn(command, "sluice")?;
         let (gateway, admin) = (&self.lab.gateway, self.admin());
-        process.ready("/readyz answers 200", READY_DEADLINE, |_| {
+        process.ready("/readyz answers 200", deadline, |_| {
             admin::fetch(gateway, admin, "/readyz").is_ok_and(|answer| answer.status == 200)
         })?;
         self.process = Some(process);

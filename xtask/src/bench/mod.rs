@@ -20,6 +20,7 @@ use crate::{
 mod configuration;
 mod contender;
 mod cpu;
+mod footprint;
 mod idle;
 mod load;
 mod marks;

@@ -73,6 +73,27 @@ impl<'lab> Stage<'lab> {
         })
     }
 
+    /// The same run in another lab, in which nothing runs yet.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a setting.
+    pub fn elsewhere<'other>(&self, lab: &'other Lab) -> Result<Stage<'other>> {
+        for netns in [&lab.client, &lab.gateway].into_iter().chain(&lab.backends) {
+            tune(netns)?;
+        }
+        let authority = Authority::new(lab.dir())?;
+        Ok(Stage {
+            lab,
+            agent: self.agent.clone(),
+            packages: self.packages.clone(),
+            settings: self.settings.clone(),
+            certificate: authority.issue(&[HOST])?,
+            authority,
+            _processes: Vec::new(),
+        })
+    }
+
     /// Where a peer listens in the gateway namespace: the address of its end of
     /// the client's link, which is local without further ado.
     pub fn bind(&self, service: Service) -> SocketAddr {
