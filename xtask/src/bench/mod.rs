@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask bench`: Sluice side by side with its peers, in one lab and one
 //! run, because only ratios mean anything on a noisy machine.
-#![allow(
-    dead_code,
-    reason = "temporary: the report and the figures are being filled in"
-)]
 
 use std::path::PathBuf;
 

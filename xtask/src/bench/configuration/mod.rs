@@ -21,6 +21,7 @@ use gateway_tests::{
 };
 
 use super::{
+    report::number,
     sample::{Figure, median},
     stage::{Stage, template},
     stop,
@@ -149,10 +150,13 @@ fn one(stage: &Stage<'_>, size: &Size, files: usize) -> Result<Vec<Figure>> {
         "ms",
         amount,
     )];
-    for (what, times) in [("SNI route", route_times), ("service", service_times)] {
+    for (what, total, times) in [
+        ("SNI route", routes, route_times),
+        ("service", services, service_times),
+    ] {
         let slowest = times.iter().copied().fold(0.0, f64::max);
         figures.push(figure(
-            &format!("one changed {what} in effect"),
+            &format!("one changed {what} of {} in effect", number(total as f64)),
             median(times.iter().copied()),
             "ms",
             format!(

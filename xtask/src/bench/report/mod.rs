@@ -18,6 +18,7 @@ pub mod sketch;
 mod table;
 
 pub use machine::machine;
+pub use rows::number;
 
 /// Prints the table and writes all files of a run into `output`.
 ///
