@@ -40,14 +40,22 @@ mod tests;
 use listing::{Fingerprint, Listing};
 use watch::Watch;
 
-/// A change is taken once the files have not changed for so long.
+/// A change is taken once the files have not changed for so long, where it is
+/// not known that whoever wrote them is done.
 const QUIET: Duration = Duration::from_millis(50);
-/// And at the latest after so long.
+/// The same where it is: every file is closed, or was moved into place. What
+/// comes within this belongs to the same change.
+const PAUSE: Duration = Duration::from_millis(10);
+/// And at the latest after so long, which is also what a file that is being
+/// written is waited for.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// How often the files are compared without any event.
 const POLL: Duration = Duration::from_secs(2);
 /// The same when the kernel gives no events.
 const POLL_ALONE: Duration = Duration::from_millis(250);
+/// How often the files are compared while events come: there can be thousands,
+/// and of other files.
+const THROTTLE: Duration = Duration::from_millis(5);
 /// A file written so shortly before it was read may have been written again
 /// without a change of its times.
 const RACY: Duration = Duration::from_millis(20);
@@ -77,7 +85,7 @@ pub struct FileSource {
 #[derive(Debug)]
 struct Settling {
     last: BTreeMap<PathBuf, Option<Fingerprint>>,
-    quiet_at: Instant,
+    since: Instant,
     deadline: Instant,
 }
 
@@ -192,40 +200,50 @@ impl FileSource {
                 read_capped(path, MAX_FILE_BYTES).map_or(true, |bytes| hash(&bytes) != *known)
             });
             if differs {
+                self.settle(false).await;
                 return;
             }
         }
+        let mut by_event = false;
         loop {
             if self.settling.is_some() || self.scan() != self.seen {
-                self.settle().await;
+                self.settle(by_event).await;
                 return;
             }
-            let _ = tokio::time::timeout(poll, self.watch.event()).await;
-            // Events can come by the thousand, and of other files.
-            tokio::time::sleep(RACY).await;
+            by_event = tokio::time::timeout(poll, self.watch.event()).await.is_ok();
+            tokio::time::sleep(THROTTLE).await;
         }
     }
 
-    /// Waits until nothing changes any more, within limits.
-    async fn settle(&mut self) {
+    /// Waits until nothing changes any more, within limits. A change that no
+    /// event told of says nothing about whether its writer is done.
+    async fn settle(&mut self, by_event: bool) {
         loop {
             let now = self.scan();
-            let quiet_at = Instant::now() + QUIET;
             let settling = self.settling.get_or_insert_with(|| Settling {
                 last: now.clone(),
-                quiet_at,
+                since: Instant::now(),
                 deadline: Instant::now() + PATIENCE,
             });
             if settling.last != now {
                 settling.last = now;
-                settling.quiet_at = quiet_at;
+                settling.since = Instant::now();
             }
-            let until = settling.quiet_at.min(settling.deadline);
+            let quiet = match self.watch.is_being_written() {
+                true => PATIENCE,
+                false if by_event => PAUSE,
+                false => QUIET,
+            };
+            let until = (settling.since + quiet).min(settling.deadline);
             if Instant::now() >= until {
                 self.settling = None;
                 return;
             }
-            tokio::time::sleep_until(until).await;
+            // That a file is closed is an event.
+            let event = tokio::time::timeout_at(until, self.watch.event()).await;
+            if event.is_ok() {
+                tokio::time::sleep(THROTTLE).await;
+            }
         }
     }
 

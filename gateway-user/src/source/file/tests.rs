@@ -257,3 +257,27 @@ spec:
     let files = source.load().resources.files;
     assert!(files[&directory.0.join("tls/key.pem")].is_ok());
 }
+
+#[tokio::test]
+async fn a_file_is_read_once_its_writer_has_finished() {
+    let directory = Directory::new("half");
+    directory.write("a.yaml", &service("one"));
+    let mut source = source(&directory.0);
+    source.load();
+    // Longer than a file that is closed has to be quiet.
+    let pause = Duration::from_millis(15);
+    let path = directory.0.join("a.yaml");
+    let writer = std::thread::spawn(move || {
+        use std::io::Write as _;
+        let mut file = fs::File::create(path).expect("to open");
+        for name in ["two", "three", "four"] {
+            let document = format!("---\n{}", service(name));
+            file.write_all(document.as_bytes()).expect("to write");
+            std::thread::sleep(pause);
+        }
+    });
+    assert!(changes(&mut source, Duration::from_secs(5)).await);
+    let loaded = source.load();
+    writer.join().expect("the writer");
+    assert_eq!(names(&loaded), ["two", "three", "four"]);
+}

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernel events for the directories in which files can change. They only say
-//! when to look.
+//! when to look, and whether somebody is still writing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt, fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
+    event::{AccessKind, AccessMode, ModifyKind},
 };
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ use crate::source::file::listing::Listing;
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     wake: Arc<Notify>,
+    /// Files that were written to and not closed yet.
+    open: Arc<Mutex<HashSet<PathBuf>>>,
     /// Directories watched, and the inode each had: one that is replaced is
     /// watched anew.
     directories: BTreeMap<PathBuf, u64>,
@@ -31,13 +33,18 @@ impl Watch {
     pub fn new() -> Self {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
+        let open = Arc::new(Mutex::new(HashSet::new()));
+        let written = Arc::clone(&open);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let relevant = match event {
-                // Reading leads to events, too; those would never end.
-                Ok(event) => !matches!(
-                    event.kind,
-                    EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)
-                ),
+                Ok(event) => {
+                    note(&written, &event);
+                    // Reading leads to events, too; those would never end.
+                    !matches!(
+                        event.kind,
+                        EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)
+                    )
+                }
                 Err(_) => true,
             };
             if relevant {
@@ -52,6 +59,7 @@ impl Watch {
         Self {
             watcher,
             wake,
+            open,
             directories: BTreeMap::new(),
         }
     }
@@ -59,6 +67,12 @@ impl Watch {
     /// Whether every directory is watched.
     pub fn works(&self) -> bool {
         self.watcher.is_some()
+    }
+
+    /// Whether a file has been written to and not closed since.
+    pub fn is_being_written(&self) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        !open.is_empty()
     }
 
     /// Waits for an event; one that came before the call counts.
@@ -116,6 +130,19 @@ impl Watch {
                 }
             }
         }
+    }
+}
+
+/// Keeps the files that are being written. A file that is created only, as a
+/// link is, is not among them: nobody closes it.
+fn note(open: &Mutex<HashSet<PathBuf>>, event: &notify::Event) {
+    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+    match event.kind {
+        EventKind::Modify(ModifyKind::Data(_)) => open.extend(event.paths.iter().cloned()),
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Remove(_) => open.retain(|path| !event.paths.contains(path)),
+        _ => {}
     }
 }
 
