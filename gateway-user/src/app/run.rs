@@ -175,6 +175,11 @@ async fn open_datapath(
     Ok((None, Some(missing)))
 }
 
+/// Time since `start`, milliseconds.
+fn millis(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
 /// Signals the agent listens to.
 struct Signals {
     hangup: Signal,
@@ -207,12 +212,15 @@ struct Agent {
 
 impl Agent {
     async fn reload(&mut self) {
+        let started = Instant::now();
         self.pipeline.load();
+        tracing::debug!(took_ms = millis(started), "configuration read");
         self.resolver.want(self.pipeline.dns_names());
         self.recompile().await;
     }
 
     async fn recompile(&mut self) {
+        let started = Instant::now();
         let dns: DnsAnswers = self.resolver.answers();
         let compiled = self.pipeline.compile(&dns, &self.snapshot.load());
         for diagnostic in &compiled.diagnostics {
@@ -225,13 +233,16 @@ impl Agent {
             }
         }
         self.diagnostics = compiled.diagnostics;
+        tracing::debug!(took_ms = millis(started), "configuration compiled");
+        let started = Instant::now();
         let generation = compiled.snapshot.generation;
         let outcome = self
             .reconciler
             .apply(compiled.snapshot, &mut self.workers)
             .await;
         self.conclude(outcome.map(|applied| {
-            tracing::info!(generation, ?applied, "configuration in effect");
+            let took_ms = millis(started);
+            tracing::info!(generation, ?applied, took_ms, "configuration in effect");
         }));
     }
 

@@ -54,9 +54,11 @@ pub fn translate(resources: &ResourceSet, options: &Options) -> (Model, Vec<Diag
     let mut findings = Findings::default();
     let registry = endpoints::Registry::new(resources, &mut findings);
     let policies = istio::Policies::new(resources, &mut findings);
+    let candidates = istio::Candidates::new(resources);
     let mut context = Context {
         resources,
         options,
+        candidates: &candidates,
         registry: &registry,
         policies: &policies,
         clusters: BTreeMap::new(),
@@ -88,6 +90,7 @@ pub fn translate(resources: &ResourceSet, options: &Options) -> (Model, Vec<Diag
 struct Context<'a> {
     resources: &'a ResourceSet,
     options: &'a Options,
+    candidates: &'a istio::Candidates<'a>,
     registry: &'a endpoints::Registry<'a>,
     policies: &'a istio::Policies<'a>,
     clusters: BTreeMap<ClusterId, Cluster>,

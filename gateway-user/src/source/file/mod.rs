@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::{
     diagnostic::{Diagnostic, Reason},
     origin::Origin,
-    resource::{FileContents, ResourceSet},
+    resource::{FileContents, ObjectId, ResourceSet},
     source::{
         Loaded,
         decode::{Decoded, MAX_FILE_BYTES, decode},
@@ -93,6 +93,8 @@ struct Settling {
 #[derive(Debug)]
 struct Known {
     hash: u64,
+    /// What the file looked like, if its contents could not change without it.
+    settled: Option<Fingerprint>,
     good: Option<Arc<Decoded>>,
     problem: Option<Diagnostic>,
 }
@@ -129,10 +131,11 @@ impl FileSource {
                 || listing.unreadable.iter().any(|root| path.starts_with(root))
         });
         for path in listing.files.keys() {
-            self.read(path);
+            let fingerprint = seen.get(path).copied().flatten();
+            self.read(path, fingerprint.filter(|it| !it.changed_within(RACY, now)));
         }
         let mut resources = ResourceSet::default();
-        let mut defined: HashMap<(&'static str, String), Origin> = HashMap::new();
+        let mut defined: HashMap<(&'static str, &ObjectId), &Origin> = HashMap::new();
         for path in listing.order(self.files.keys()) {
             let Some(known) = self.files.get(path) else {
                 continue;
@@ -144,9 +147,9 @@ impl FileSource {
             }
             for resource in &good.resources {
                 let meta = resource.meta();
-                match defined.entry((resource.kind(), meta.id.to_string())) {
+                match defined.entry((resource.kind(), &meta.id)) {
                     Entry::Vacant(free) => {
-                        free.insert(meta.origin.clone());
+                        free.insert(&meta.origin);
                         resources.push(resource.clone());
                     }
                     Entry::Occupied(first) => diagnostics.push(Diagnostic::error(
@@ -255,8 +258,15 @@ impl FileSource {
         found
     }
 
-    /// Reads one file unless its contents are those already known.
-    fn read(&mut self, path: &Path) {
+    /// Reads one file unless its contents are those already known. `settled` is
+    /// the fingerprint of one whose contents can no longer change without it.
+    fn read(&mut self, path: &Path, settled: Option<Fingerprint>) {
+        if let Some(known) = self.files.get(path)
+            && settled.is_some()
+            && known.settled == settled
+        {
+            return;
+        }
         let name: Arc<str> = path.to_string_lossy().into();
         let origin = Origin::new(Arc::clone(&name), 0);
         let previous = self.files.remove(path);
@@ -282,6 +292,7 @@ impl FileSource {
                     path.to_owned(),
                     Known {
                         hash: 0,
+                        settled: None,
                         good,
                         problem: stays(problem),
                     },
@@ -292,6 +303,7 @@ impl FileSource {
         let hash = hash(&bytes);
         self.suspects.push((path.to_owned(), hash));
         if let Some(known) = previous.filter(|known| known.hash == hash) {
+            let known = Known { settled, ..known };
             self.files.insert(path.to_owned(), known);
             return;
         }
@@ -322,12 +334,14 @@ impl FileSource {
                 }
                 Known {
                     hash,
+                    settled,
                     good: Some(Arc::new(decoded)),
                     problem: None,
                 }
             }
             Err(problem) => Known {
                 hash,
+                settled,
                 good,
                 problem: stays(problem),
             },

@@ -2,12 +2,12 @@
 //! What stands behind a host: Services with their EndpointSlices, and
 //! ServiceEntries with their endpoints or WorkloadEntries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     diagnostic::Reason,
     model::{Endpoint, HostPattern},
-    resource::{Meta, Place, ResourceSet},
+    resource::{Meta, Object, ObjectId, Place, ResourceSet, core::EndpointSlice},
     translate::{Findings, hosts},
 };
 
@@ -17,10 +17,17 @@ mod service_entry;
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// Namespace and name of a Service.
+type ServiceId<'a> = (&'a str, &'a str);
+
 /// Every known service.
 #[derive(Debug, Default)]
 pub struct Registry<'a> {
     services: Vec<Service<'a>>,
+    /// Positions in `services` by host.
+    by_host: HashMap<String, Vec<usize>>,
+    /// The first host with each first label, for messages.
+    by_label: HashMap<String, usize>,
 }
 
 /// A host and its ports.
@@ -57,27 +64,35 @@ impl<'a> Registry<'a> {
     /// Reads every Service and ServiceEntry.
     pub fn new(resources: &'a ResourceSet, findings: &mut Findings) -> Self {
         let mut registry = Self::default();
-        let mut sliced = BTreeSet::new();
-        for service in &resources.services {
-            let slices: Vec<_> = resources
-                .endpoint_slices
-                .iter()
-                .enumerate()
-                .filter(|(_, slice)| {
-                    slice.meta.id.namespace == service.meta.id.namespace
-                        && slice.meta.labels.get(SERVICE_NAME) == Some(&service.meta.id.name)
-                })
-                .inspect(|(index, _)| {
-                    sliced.insert(*index);
-                })
-                .map(|(_, slice)| slice.as_ref())
-                .collect();
-            registry
-                .services
-                .push(kubernetes::service(service, &slices, findings));
+        let mut slices: BTreeMap<ServiceId<'a>, Vec<&'a Object<EndpointSlice>>> = BTreeMap::new();
+        for slice in &resources.endpoint_slices {
+            if let Some(name) = slice.meta.labels.get(SERVICE_NAME) {
+                let id = (slice.meta.id.namespace.as_str(), name.as_str());
+                slices.entry(id).or_default().push(slice);
+            }
         }
-        for (index, slice) in resources.endpoint_slices.iter().enumerate() {
-            if !sliced.contains(&index) {
+        for service in &resources.services {
+            let id = (
+                service.meta.id.namespace.as_str(),
+                service.meta.id.name.as_str(),
+            );
+            let own = slices.get(&id).map_or(&[][..], Vec::as_slice);
+            registry.add(kubernetes::service(service, own, findings));
+        }
+        for slice in &resources.endpoint_slices {
+            let namespace = &slice.meta.id.namespace;
+            let belongs = slice.meta.labels.get(SERVICE_NAME).is_some_and(|name| {
+                let is_its = |service: &Service<'_>| {
+                    let id = &service.meta.id;
+                    id.name == *name && id.namespace == *namespace
+                };
+                let host = hosts::service_name(&ObjectId {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                });
+                registry.named(&host).any(is_its)
+            });
+            if !belongs {
                 findings.warning(
                     slice.meta.place(),
                     Reason::MissingDestination,
@@ -94,25 +109,39 @@ impl<'a> Registry<'a> {
         registry
     }
 
+    fn add(&mut self, service: Service<'a>) {
+        let index = self.services.len();
+        let host = &service.host;
+        self.by_host.entry(host.clone()).or_default().push(index);
+        self.by_label
+            .entry(first_label(host).to_owned())
+            .or_insert(index);
+        self.services.push(service);
+    }
+
+    /// Those that define `host`, in order of precedence.
+    fn named(&self, host: &str) -> impl Iterator<Item = &Service<'a>> {
+        let places = self.by_host.get(host).map_or(&[][..], Vec::as_slice);
+        places.iter().map(|place| &self.services[*place])
+    }
+
     /// The service that an object in `namespace` means by `host`, as seen from
     /// the gateway's namespace: its own first, then any that is visible.
     pub fn find(&self, host: &str, namespace: &str, gateway: &str) -> Option<&Service<'a>> {
-        let visible = |service: &&Service<'a>| {
-            service.host == host
-                && hosts::exported(&service.export_to, &service.meta.id.namespace, gateway)
+        let visible = || {
+            self.named(host).filter(|service| {
+                hosts::exported(&service.export_to, &service.meta.id.namespace, gateway)
+            })
         };
-        self.services
-            .iter()
-            .filter(visible)
+        visible()
             .find(|service| service.meta.id.namespace == namespace)
-            .or_else(|| self.services.iter().find(visible))
+            .or_else(|| visible().next())
     }
 
     /// A name for `service` in the model: its host, with its namespace where
     /// another one defines the same host.
     pub fn cluster_host(&self, service: &Service<'_>) -> String {
-        let same = |known: &&Service<'_>| known.host == service.host;
-        if self.services.iter().filter(same).count() > 1 {
+        if self.named(&service.host).count() > 1 {
             format!("{}/{}", service.meta.id.namespace, service.host)
         } else {
             service.host.clone()
@@ -122,20 +151,18 @@ impl<'a> Registry<'a> {
     /// The object that defines `host` without showing it to the gateway's
     /// namespace.
     pub fn hidden(&self, host: &str) -> Option<&'a Meta> {
-        self.services
-            .iter()
-            .find(|service| service.host == host)
-            .map(|service| service.meta)
+        self.named(host).next().map(|service| service.meta)
     }
 
     /// A full name that begins like `host`, for a message.
     pub fn similar(&self, host: &str) -> Option<&str> {
-        let first = host.split('.').next().unwrap_or(host);
-        self.services
-            .iter()
-            .map(|service| service.host.as_str())
-            .find(|known| known.split('.').next() == Some(first))
+        let place = self.by_label.get(first_label(host))?;
+        Some(&self.services[*place].host)
     }
+}
+
+fn first_label(host: &str) -> &str {
+    host.split('.').next().unwrap_or(host)
 }
 
 /// A port from 1 to 65535.

@@ -50,10 +50,9 @@ impl<'a> Registry<'a> {
                 );
                 continue;
             }
-            if let Some(first) = self.services.iter().find(|known| {
-                known.host == host
-                    && (known.meta.id.namespace == entry.meta.id.namespace
-                        || host.ends_with(".svc.cluster.local"))
+            if let Some(first) = self.named(&host).find(|known| {
+                known.meta.id.namespace == entry.meta.id.namespace
+                    || host.ends_with(".svc.cluster.local")
             }) {
                 findings.warning(
                     place,
@@ -66,7 +65,7 @@ impl<'a> Registry<'a> {
                 continue;
             }
             let ports = entry_ports(entry, &host, &addresses, findings);
-            self.services.push(Service {
+            self.add(Service {
                 host,
                 meta: &entry.meta,
                 ports,

@@ -3,6 +3,8 @@
 //! ones only add subsets and fill in an absent policy. What of them has no
 //! effect is named, which Istio does not do.
 
+use std::collections::HashMap;
+
 use crate::{
     diagnostic::Reason,
     resource::{Object, ResourceSet, istio::DestinationRule},
@@ -11,22 +13,23 @@ use crate::{
 
 /// Names what later rules say in vain.
 pub fn check(resources: &ResourceSet, findings: &mut Findings) {
-    for (index, later) in resources.destination_rules.iter().enumerate() {
-        for earlier in &resources.destination_rules[..index] {
-            if is_same_host(earlier, later) {
-                compare(earlier, later, findings);
-            }
+    let mut by_host: HashMap<(&str, String), Vec<&Object<DestinationRule>>> = HashMap::new();
+    for later in &resources.destination_rules {
+        let Some(host) = host(later) else { continue };
+        let namespace = later.meta.id.namespace.as_str();
+        let same = by_host.entry((namespace, host)).or_default();
+        for earlier in same.iter() {
+            compare(earlier, later, findings);
         }
+        same.push(later);
     }
 }
 
-fn is_same_host(a: &Object<DestinationRule>, b: &Object<DestinationRule>) -> bool {
-    let host = |rule: &Object<DestinationRule>| {
-        let host = rule.spec.host.as_deref().filter(|host| !host.is_empty())?;
-        let used = rule.spec.workload_selector.is_none();
-        used.then(|| hosts::full_name(host, &rule.meta.id.namespace))
-    };
-    a.meta.id.namespace == b.meta.id.namespace && host(a).is_some() && host(a) == host(b)
+/// The full name of the host a rule is for, if it is for any gateway.
+fn host(rule: &Object<DestinationRule>) -> Option<String> {
+    let host = rule.spec.host.as_deref().filter(|host| !host.is_empty())?;
+    let used = rule.spec.workload_selector.is_none();
+    used.then(|| hosts::full_name(host, &rule.meta.id.namespace))
 }
 
 fn compare(

@@ -2,7 +2,10 @@
 //! DestinationRules: which one is for a service, and what it says for a port
 //! and a subset.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use crate::{
     diagnostic::Reason,
@@ -17,21 +20,22 @@ use crate::{
     translate::{Findings, duration, endpoints::port_number, hosts},
 };
 
-/// Namespace whose exported rules are for every service.
-const ROOT_NAMESPACE: &str = "istio-system";
-
 /// Every DestinationRule, read.
 #[derive(Debug, Default)]
 pub struct Policies<'a> {
-    rules: Vec<Rule<'a>>,
+    pub(super) rules: Vec<Rule<'a>>,
+    /// Positions of the rules for one name, by it.
+    pub(super) exact: HashMap<String, Vec<usize>>,
+    /// Positions of the rules for patterns.
+    pub(super) patterns: Vec<usize>,
 }
 
 /// One DestinationRule.
 #[derive(Debug)]
-struct Rule<'a> {
-    meta: &'a Meta,
-    host: HostPattern,
-    export_to: &'a [String],
+pub(super) struct Rule<'a> {
+    pub(super) meta: &'a Meta,
+    pub(super) host: HostPattern,
+    pub(super) export_to: &'a [String],
     policy: Option<Scoped>,
     subsets: Vec<Subset<'a>>,
 }
@@ -89,13 +93,20 @@ pub struct Policy {
 impl<'a> Policies<'a> {
     /// Reads every rule, with findings.
     pub fn new(resources: &'a ResourceSet, findings: &mut Findings) -> Self {
-        Self {
-            rules: resources
-                .destination_rules
-                .iter()
-                .filter_map(|object| rule(object, findings))
-                .collect(),
+        let mut policies = Self::default();
+        for object in &resources.destination_rules {
+            if let Some(rule) = rule(object, findings) {
+                let index = policies.rules.len();
+                match &rule.host {
+                    HostPattern::Exact(host) => {
+                        policies.exact.entry(host.clone()).or_default().push(index);
+                    }
+                    _ => policies.patterns.push(index),
+                }
+                policies.rules.push(rule);
+            }
         }
+        policies
     }
 
     /// The policy of a service, and the labels of the subset when one is
@@ -123,54 +134,6 @@ impl<'a> Policies<'a> {
             None => base,
         };
         Some((blocks.policy(), Some(subset.labels)))
-    }
-
-    /// Rules for a service as seen by a gateway: those of the gateway's
-    /// namespace, else those the service's namespace exports, else those the
-    /// root namespace exports; within one level those of the most specific
-    /// host, oldest first.
-    fn select(&self, host: &str, service: &str, gateway: &str) -> Vec<&Rule<'a>> {
-        let own = |rule: &&Rule<'a>| rule.meta.id.namespace == gateway;
-        let exported_by = |namespace: &str, rule: &Rule<'a>| {
-            rule.meta.id.namespace == namespace
-                && hosts::exported(rule.export_to, namespace, gateway)
-        };
-        let levels: [Vec<&Rule<'a>>; 3] = [
-            self.rules.iter().filter(own).collect(),
-            self.rules
-                .iter()
-                .filter(|rule| exported_by(service, rule))
-                .collect(),
-            self.rules
-                .iter()
-                .filter(|rule| exported_by(ROOT_NAMESPACE, rule))
-                .collect(),
-        ];
-        let Ok(wanted) = HostPattern::parse(host) else {
-            return Vec::new();
-        };
-        for level in levels {
-            let matching: Vec<&Rule<'a>> = level
-                .into_iter()
-                .filter(|rule| rule.host.covers(&wanted))
-                .collect();
-            let Some(best) = matching.iter().map(|rule| specificity(&rule.host)).max() else {
-                continue;
-            };
-            return matching
-                .into_iter()
-                .filter(|rule| specificity(&rule.host) == best)
-                .collect();
-        }
-        Vec::new()
-    }
-}
-
-fn specificity(host: &HostPattern) -> usize {
-    match host {
-        HostPattern::Exact(_) => usize::MAX,
-        HostPattern::Suffix(suffix) => suffix.len(),
-        HostPattern::Any => 0,
     }
 }
 

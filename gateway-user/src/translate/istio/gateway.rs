@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Servers of Gateways, checked and merged by address and port.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
+};
 
 use crate::{
     diagnostic::Reason,
@@ -99,7 +102,7 @@ pub fn selected(context: &Context<'_>, gateway: &Gateway) -> bool {
 
 /// Every server this agent serves, by address and port.
 pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
-    let mut binds: Vec<Bind<'a>> = Vec::new();
+    let mut binds = Binds::default();
     let resources = context.resources;
     for gateway in &resources.gateways {
         let place = gateway.meta.spec();
@@ -160,30 +163,39 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
             merge(context, &mut binds, address, port, server);
         }
     }
-    binds
+    binds.all
+}
+
+/// Binds in the order they came.
+#[derive(Default)]
+struct Binds<'a> {
+    all: Vec<Bind<'a>>,
+    /// Positions in `all`.
+    places: HashMap<(ListenAddress, u16), usize>,
 }
 
 /// Adds a server to those of its address and port, or says why it cannot be:
 /// the first keeps what it has.
 fn merge<'a>(
     context: &mut Context<'a>,
-    binds: &mut Vec<Bind<'a>>,
+    binds: &mut Binds<'a>,
     address: ListenAddress,
     port: u16,
     server: Server<'a>,
 ) {
     let family = server.family();
-    let Some(bind) = binds
-        .iter_mut()
-        .find(|bind| bind.address == address && bind.port == port)
-    else {
-        binds.push(Bind {
-            address,
-            port,
-            family,
-            servers: vec![server],
-        });
-        return;
+    let bind = match binds.places.entry((address, port)) {
+        Entry::Occupied(place) => &mut binds.all[*place.get()],
+        Entry::Vacant(free) => {
+            free.insert(binds.all.len());
+            binds.all.push(Bind {
+                address,
+                port,
+                family,
+                servers: vec![server],
+            });
+            return;
+        }
     };
     let first = bind.servers[0].label();
     if bind.family != family || family == Family::Tcp {

@@ -7,9 +7,11 @@
 use crate::{model::Listener, translate::Context};
 
 mod attach;
+mod attach_check;
 mod destination;
 mod destination_conflict;
 mod destination_rule;
+mod destination_select;
 mod gateway;
 mod http;
 mod http_action;
@@ -18,6 +20,7 @@ mod server_tls;
 mod tcp;
 mod tls;
 
+pub use attach::Candidates;
 pub use destination::FORWARDING;
 pub use destination_rule::Policies;
 
@@ -25,7 +28,7 @@ pub use destination_rule::Policies;
 pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {
     destination_conflict::check(context.resources, &mut context.findings);
     let binds = gateway::binds(context);
-    attach::check(context, &binds);
+    attach_check::check(context, &binds);
     binds
         .iter()
         .filter_map(|bind| match bind.family {

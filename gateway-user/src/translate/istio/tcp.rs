@@ -8,7 +8,7 @@ use crate::{
     translate::{
         Context,
         istio::{
-            attach::{Narrowing, Scope, attached},
+            attach::{Narrowing, Scope, attached_at},
             destination::{Resolved, shares},
             gateway::{Bind, Server},
         },
@@ -36,7 +36,7 @@ pub fn owner(context: &mut Context<'_>, server: &Server<'_>, port: u16) -> Optio
         secure: false,
     };
     let mut found: Option<TcpRoute> = None;
-    for attached in attached(context, server) {
+    for attached in attached_at(context, server, port) {
         let meta = &attached.object.meta;
         for (index, rule) in attached.object.spec.tcp.iter().enumerate() {
             let place = meta.spec().key("tcp").index(index);

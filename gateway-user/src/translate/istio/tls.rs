@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! TLS listeners: one chain for each set of server names.
 
+use std::collections::HashMap;
+
 use crate::{
     diagnostic::Reason,
     model::{
@@ -56,18 +58,29 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
     Some(Listener {
         address: bind.address,
         port: bind.port,
-        kind: ListenerKind::Tls(chains.0),
+        kind: ListenerKind::Tls(chains.all),
         origin: bind.servers[0].place.origin(),
     })
 }
 
 /// Chains whose names are disjoint.
 #[derive(Default)]
-struct Chains(Vec<TlsChain>);
+struct Chains {
+    all: Vec<TlsChain>,
+    /// Whose each name is: a position in `all`.
+    owners: HashMap<HostPattern, usize>,
+}
 
 impl Chains {
     fn owner(&self, name: &HostPattern) -> Option<&TlsChain> {
-        self.0.iter().find(|chain| chain.names.contains(name))
+        self.owners.get(name).map(|index| &self.all[*index])
+    }
+
+    fn push(&mut self, chain: TlsChain) {
+        let index = self.all.len();
+        let names = chain.names.iter().cloned();
+        self.owners.extend(names.map(|name| (name, index)));
+        self.all.push(chain);
     }
 
     /// Adds a chain for those of `names` that no earlier chain has.
@@ -93,7 +106,7 @@ impl Chains {
             }
         }
         if !free.is_empty() {
-            self.0.push(TlsChain {
+            self.push(TlsChain {
                 names: free,
                 action,
                 origin: place.origin(),
@@ -112,18 +125,14 @@ impl Chains {
         let names: Vec<HostPattern> = names
             .into_iter()
             .filter(|name| {
-                self.owner(name).is_none()
-                    && self
-                        .0
-                        .iter()
-                        .any(|chain| chain.names.iter().any(|wide| wide.covers(name)))
+                self.owner(name).is_none() && self.owners.keys().any(|wide| wide.covers(name))
             })
             .collect();
         if names.is_empty() {
             return;
         }
         let refusal = context.refusal(port, 1);
-        self.0.push(TlsChain {
+        self.push(TlsChain {
             names,
             action: TlsAction::Passthrough(TcpRoute {
                 origin: origin.clone(),
@@ -147,7 +156,7 @@ fn passthrough(context: &mut Context<'_>, port: u16, server: &Server<'_>, chains
         port,
         secure: true,
     };
-    let before = chains.0.len();
+    let before = chains.all.len();
     for attached in attached(context, server) {
         let meta = &attached.object.meta;
         for (index, rule) in attached.object.spec.tls.iter().enumerate() {
@@ -204,7 +213,7 @@ fn passthrough(context: &mut Context<'_>, port: u16, server: &Server<'_>, chains
             chains.add(context, names, TlsAction::Passthrough(route), place);
         }
     }
-    if chains.0.len() == before {
+    if chains.all.len() == before {
         context.findings.warning(
             server.place,
             Reason::NoRoute,
