@@ -4,7 +4,8 @@
 //! Reads go into the thread's scratch buffer and out again at once; only what
 //! the other side does not take is kept, in memory of its own, until it does.
 //! So an idle connection holds no buffer, and a slow one holds one read's
-//! worth.
+//! worth. While reads come back full, and no TLS ends here, the bytes are
+//! spliced instead.
 //!
 //! The end of one direction is passed on after its last byte, and the other
 //! direction goes on. A reset is passed on as a reset, once the other side's
@@ -28,7 +29,11 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    conn::{prefixed::Prefixed, scratch},
+    conn::{
+        prefixed::Prefixed,
+        scratch,
+        splice::{self, Filled, Pipe},
+    },
     telemetry::access::CloseReason,
 };
 
@@ -36,17 +41,44 @@ use crate::{
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// The socket.
     fn socket(&self) -> &TcpStream;
+
+    /// The socket again, when the stream's next bytes are those of the socket.
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// Counts bytes that were read from [`Stream::plain`].
+    fn add_read(&self, _len: usize) {}
+
+    /// Counts bytes that were written to it.
+    fn add_written(&self, _len: usize) {}
 }
 
 impl Stream for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
     }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 impl Stream for Prefixed<TcpStream> {
     fn socket(&self) -> &TcpStream {
         self.inner()
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        (!self.has_prefix()).then(|| self.inner())
+    }
+
+    fn add_read(&self, len: usize) {
+        self.counts().add_read(len);
+    }
+
+    fn add_written(&self, len: usize) {
+        self.counts().add_written(len);
     }
 }
 
@@ -74,6 +106,10 @@ const fn read_len(moved: u64) -> usize {
         _ => scratch::LEN,
     }
 }
+
+/// Bytes of one read from which on the next ones are spliced: a whole TLS record
+/// and less than any bulk.
+const STREAMING: usize = 16 * 1024;
 
 /// Copies until both directions have ended, one side is reset, or nothing moves
 /// for `idle`. On a reset the other side is set to be reset when it is dropped.
@@ -129,6 +165,10 @@ struct Direction {
     /// What the writer did not take, from `at`.
     pending: Vec<u8>,
     at: usize,
+    /// The same of what was spliced.
+    pipe: Option<Pipe>,
+    /// The last read took as much as it could: more is to be expected.
+    streams: bool,
     /// Bytes read so far.
     moved: u64,
     /// The writer may hold bytes back until flushed (TLS).
@@ -168,8 +208,8 @@ impl Direction {
     /// Ready once it has ended, one way or another.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<()>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Stream,
+        W: Stream,
     {
         let turn_ends = self.moved + TURN;
         loop {
@@ -196,9 +236,10 @@ impl Direction {
         writer: &mut W,
     ) -> Poll<io::Result<State>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Stream,
+        W: Stream,
     {
+        ready!(self.drain(cx, writer))?;
         while self.at < self.pending.len() {
             self.at += ready!(poll_write(cx, writer, &self.pending[self.at..]))?;
         }
@@ -214,8 +255,26 @@ impl Direction {
             }
             return Poll::Ready(Ok(State::Done));
         }
+        if self.streams
+            && writer.plain().is_some()
+            && let Some(socket) = reader.plain()
+        {
+            match ready!(splice::poll_fill(cx, socket)) {
+                Ok(Filled::Bytes(pipe)) => {
+                    reader.add_read(pipe.pending());
+                    self.moved += pipe.pending() as u64;
+                    self.streams = pipe.pending() >= STREAMING;
+                    self.pipe = Some(pipe);
+                    return Poll::Ready(Ok(State::Open));
+                }
+                Ok(Filled::End) => return Poll::Ready(Ok(State::Closing)),
+                Ok(Filled::Unable) => self.streams = false,
+                Err(_) => return Poll::Ready(Ok(State::ReadFailed)),
+            }
+        }
         match self.read_and_write(cx, reader, writer) {
             Ok(Ok(Read::Bytes(len))) => {
+                self.streams = len == read_len(self.moved);
                 self.moved += len as u64;
                 self.unflushed = true;
                 Poll::Ready(Ok(State::Open))
@@ -231,6 +290,19 @@ impl Direction {
             Ok(Err(_)) => Poll::Ready(Ok(State::ReadFailed)),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    /// Gives the writer what is in the pipe, all of it.
+    fn drain<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &W) -> Poll<io::Result<()>> {
+        while let Some(pipe) = &mut self.pipe {
+            if pipe.pending() == 0 {
+                self.pipe = None;
+                break;
+            }
+            let len = ready!(pipe.poll_drain(cx, writer.socket()))?;
+            writer.add_written(len);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// One read, written on as far as possible. The outer error is the
@@ -289,6 +361,8 @@ fn poll_write<W: AsyncWrite + Unpin>(
 
 /// Ends a connection by a reset when `target` is dropped; what it was given is
 /// sent first, because a peer would have had it without a gateway in between.
+/// That it arrived is not waited for: a peer may acknowledge 40 ms later, and
+/// without a gateway nobody would have waited either.
 async fn reset<S: Stream>(target: &mut S) {
     let sent = async {
         target.flush().await?;
@@ -307,12 +381,13 @@ pub fn reset_on_drop(socket: &TcpStream) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// Bytes the peer has not acknowledged (SIOCOUTQ, tcp(7)).
+/// Bytes that have not been sent yet (SIOCOUTQNSD, linux/sockios.h).
 fn unsent(socket: &TcpStream) -> io::Result<i32> {
+    const SIOCOUTQNSD: libc::Ioctl = 0x894B;
     let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (the value of SIOCOUTQ) writes one c_int to the pointer,
-    // which is that of a live one; the descriptor is open while `socket` is.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+    // SAFETY: SIOCOUTQNSD writes one c_int to the pointer, which is that of a
+    // live one; the descriptor is open while `socket` is.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) } {
         0 => Ok(bytes),
         _ => Err(io::Error::last_os_error()),
     }

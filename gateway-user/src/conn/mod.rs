@@ -38,6 +38,7 @@ pub mod prefixed;
 mod refuse;
 mod scratch;
 mod session;
+pub mod splice;
 
 /// What the connections of one worker thread share.
 pub struct Worker {

@@ -76,6 +76,16 @@ impl<IO> Prefixed<IO> {
         }
     }
 
+    /// Whether the next read gives peeked bytes.
+    pub fn has_prefix(&self) -> bool {
+        self.at < self.prefix.len()
+    }
+
+    /// Its bytes.
+    pub fn counts(&self) -> &ByteCounts {
+        &self.counts
+    }
+
     /// What reads and writes go to.
     pub fn inner(&self) -> &IO {
         &self.io

@@ -22,7 +22,10 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
-    conn::limits::{ConnectionLimits, HttpLimits},
+    conn::{
+        limits::{ConnectionLimits, HttpLimits},
+        splice,
+    },
     drain::DrainWatcher,
     listener::worker::{Command, Start},
     snapshot::{ListenKey, SnapshotHandle},
@@ -100,7 +103,8 @@ impl Workers {
         drain: DrainWatcher,
     ) -> Result<Self, ListenerError> {
         let mut options = options;
-        options.connection.max_connections = affordable(options.connection.max_connections);
+        options.connection.max_connections =
+            affordable(options.connection.max_connections, count.max(1));
         let mut workers = Self {
             threads: Vec::new(),
             counters: Vec::new(),
@@ -226,9 +230,10 @@ impl Thread {
 }
 
 /// `wanted` connections, or as many as the process may open files for: two a
-/// connection, and some for everything else.
-fn affordable(wanted: usize) -> usize {
+/// connection, two a pipe, and some for everything else.
+fn affordable(wanted: usize, workers: usize) -> usize {
     const RESERVED: u64 = 512;
+    let pipes = 2 * (workers * splice::MAX_PIPES) as u64;
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -237,7 +242,8 @@ fn affordable(wanted: usize) -> usize {
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return wanted;
     }
-    let files = limit.rlim_cur.saturating_sub(RESERVED).max(RESERVED);
+    let spare = limit.rlim_cur.saturating_sub(RESERVED + pipes);
+    let files = spare.max(RESERVED);
     let affordable = usize::try_from(files / 2).unwrap_or(usize::MAX);
     if affordable < wanted {
         tracing::info!(
