@@ -30,7 +30,8 @@ use crate::{
 /// What a client of HTTP/2 sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves HTTP on `io` until the connection ends. Runs on a `LocalSet`.
+/// Serves HTTP on `io` until the connection ends. Runs where tasks can be
+/// spawned locally.
 pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
     mut io: IO,
     connection: Connection,

@@ -11,9 +11,9 @@ use std::{
 };
 
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
 };
 
 use crate::{
@@ -47,19 +47,28 @@ pub(super) struct Start {
 
 /// Starts worker `index`.
 pub(super) fn spawn(index: usize, start: Start) -> io::Result<JoinHandle<()>> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new()
+    // The runtime stays on the thread that made it: failing there is reported
+    // from there.
+    let (made, outcome) = std::sync::mpsc::sync_channel(1);
+    let handle = thread::Builder::new()
         .name(format!("worker-{index}"))
-        .spawn(move || run(&runtime, start))
-}
-
-fn run(runtime: &Runtime, start: Start) {
-    let local = LocalSet::new();
-    local.block_on(runtime, serve(start));
-    // Connections that are left end here, inside the runtime their sockets
-    // belong to.
-    let _inside = runtime.enter();
-    drop(local);
+        .spawn(move || {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let _ = made.send(Ok(()));
+                    // Connections that are left end with the runtime.
+                    runtime.block_on(serve(start));
+                }
+                Err(error) => {
+                    let _ = made.send(Err(error));
+                }
+            }
+        })?;
+    outcome.recv().unwrap_or(Ok(()))?;
+    Ok(handle)
 }
 
 async fn serve(start: Start) {
