@@ -5,6 +5,8 @@
 //! arithmetic. All values are 16-bit words in the byte order they have in the
 //! packet: a ones'-complement sum does not care, as long as nobody swaps.
 
+use crate::addr::Addr16;
+
 /// The difference `m' - m` between an old and a new 32-bit value, to be given
 /// to [`apply`]; differences add up with `+`.
 #[inline(always)]
@@ -16,6 +18,16 @@ pub fn diff32(old: u32, new: u32) -> u64 {
 #[inline(always)]
 pub fn diff16(old: u16, new: u16) -> u64 {
     u64::from(!old) + u64::from(new)
+}
+
+/// The difference between an old and a new address.
+#[inline(always)]
+pub fn diff_address(old: &Addr16, new: &Addr16) -> u64 {
+    let word = |bytes: &[u8; 16], i: usize| {
+        u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]])
+    };
+    let diff = |i: usize| diff32(word(&old.bytes, i), word(&new.bytes, i));
+    diff(0) + diff(4) + diff(8) + diff(12)
 }
 
 /// The checksum field after a change summed up in `diff`.
@@ -37,7 +49,8 @@ pub fn fold(mut sum: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::{apply, diff16, diff32, fold};
+    use super::{apply, diff_address, diff16, diff32, fold};
+    use crate::addr::Addr16;
 
     /// RFC 1071 section 4.1, word by word with end-around carry.
     fn naive(words: &[u16]) -> u16 {
@@ -91,6 +104,28 @@ mod tests {
         for checksum in 0..0xffff {
             assert_eq!(apply(checksum, diff32(0xdead_beef, 0xdead_beef)), checksum);
         }
+    }
+
+    #[test]
+    fn an_address_is_four_words() {
+        let (old, new) = (
+            Addr16 { bytes: [0xa5; 16] },
+            Addr16::from_v4([10, 97, 0, 1]),
+        );
+        let words = |addr: Addr16| {
+            let mut words = [1_u16; 9];
+            for (word, pair) in words.iter_mut().zip(addr.bytes.chunks(2)) {
+                *word = u16::from_ne_bytes([pair[0], pair[1]]);
+            }
+            words
+        };
+        assert_eq!(
+            apply(naive(&words(old)), diff_address(&old, &new)),
+            naive(&words(new))
+        );
+        // Folded before it is applied, it is the same.
+        let folded = u64::from(fold(diff_address(&old, &new)));
+        assert_eq!(apply(naive(&words(old)), folded), naive(&words(new)));
     }
 
     #[test]

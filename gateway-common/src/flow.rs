@@ -8,6 +8,11 @@
 
 use crate::addr::Addr16;
 
+/// `IPPROTO_TCP`.
+pub const PROTOCOL_TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub const PROTOCOL_UDP: u8 = 17;
+
 /// A packet's transport tuple as received, before any rewrite.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +25,7 @@ pub struct FlowKey {
     pub src_port_be: u16,
     /// Destination port, network order.
     pub dst_port_be: u16,
-    /// IP protocol number (6 = TCP).
+    /// IP protocol number: [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
     pub proto: u8,
     /// Always zero: the key is compared as bytes.
     pub _pad: [u8; 3],
@@ -77,7 +82,8 @@ pub struct FlowSlot {
     pub generation: u32,
     /// `KIND_*`.
     pub kind: u32,
-    /// [`crate::tcp_state`] of the connection; it only ever rises.
+    /// [`crate::tcp_state`] of the connection, or [`crate::udp_state`]; it only
+    /// ever rises.
     pub tcp_state: u32,
     /// Index of the service in the statistics maps.
     pub service_id: u32,
@@ -119,8 +125,13 @@ pub struct FlowDirection {
     pub bytes: u64,
     /// Monotonic time of the last packet, nanoseconds (coarse clock).
     pub last_seen_ns: u64,
+    /// How the rewrite changes the ones'-complement sum of the addresses, as
+    /// [`crate::checksum::apply`] takes it.
+    pub addresses_diff: u16,
+    /// The same for the ports.
+    pub ports_diff: u16,
     /// Reserved for handoff (sequence, acknowledgement and timestamp deltas).
-    pub _reserved: [u32; 6],
+    pub _reserved: [u32; 5],
 }
 
 const _: () = assert!(size_of::<FlowDirection>() == 128);

@@ -28,3 +28,4 @@ pub mod service;
 pub mod settings;
 pub mod steer;
 pub mod tcp_state;
+pub mod udp_state;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
 //! The way of a packet through the forwarding steps, at XDP and at tc alike.
 
-use gateway_common::{counters::VerdictCounter, drop_reason::DropReason, tcp_state};
+use gateway_common::{
+    counters::VerdictCounter, drop_reason::DropReason, flow::PROTOCOL_TCP, tcp_state,
+};
 
 use crate::{
     context::Context,
@@ -22,7 +24,8 @@ pub fn packet<C: Context>(ctx: &C) -> C::Action {
 
 #[inline(always)]
 fn steps<C: Context>(ctx: &C) -> Result<Verdict, Verdict> {
-    let packet = parse::frame(ctx)?;
+    let mut packet = Packet::empty();
+    parse::frame(ctx, &mut packet)?;
     let flow = match flow::find(&packet) {
         Some(flow) if !flow.ended_before(&packet) => {
             forwardable(&packet)?;
@@ -41,7 +44,7 @@ fn new_flow(packet: &Packet) -> Result<Flow, Verdict> {
     let service = service::find(&packet.key).ok_or(Verdict::Pass(VerdictCounter::Passed))?;
     forwardable(packet)?;
     let handshake = packet.tcp_flags & (tcp_state::FLAG_SYN | tcp_state::FLAG_ACK);
-    if handshake != tcp_state::FLAG_SYN {
+    if packet.key.proto == PROTOCOL_TCP && handshake != tcp_state::FLAG_SYN {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
     flow::create(packet, service).inspect_err(|_| service::count_refused(service))

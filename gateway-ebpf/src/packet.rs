@@ -1,28 +1,59 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
 //! What the parser found, and the layouts it and the rewriter read and write.
 
-use gateway_common::{drop_reason::DropReason, flow::FlowKey};
+use gateway_common::{addr::Addr16, drop_reason::DropReason, flow::FlowKey};
 
-/// A TCP packet over IPv4, parsed once; every later step reads this.
+/// A TCP or UDP packet of either family, parsed once; every later step reads
+/// this.
 // See `Aligned`.
 #[repr(C, align(8))]
 pub struct Packet {
     /// Addresses and ports as received.
     pub key: FlowKey,
-    /// Offset of the TCP header in the frame, bytes.
+    /// Offset of the transport header in the frame, bytes.
     pub l4_offset: usize,
     /// Length of the IP packet, bytes; the sum of all segments with GSO.
     pub ip_len: u32,
-    /// Length of the IP and TCP headers, bytes.
+    /// Length of the IP headers (options and extensions too) and of the
+    /// transport header, bytes.
     pub header_len: u32,
-    /// FIN, SYN, RST, ACK and the rest of the flag byte.
+    /// FIN, SYN, RST, ACK and the rest of TCP's flag byte; 0 with UDP.
     pub tcp_flags: u32,
-    /// Time to live, as received.
+    /// IPv4: DSCP and ECN, as received. IPv6: traffic class and flow label as
+    /// they stand in the first word of the header, its version taken out.
+    pub flow_info: u32,
+    /// Time to live or hop limit, as received.
     pub ttl: u8,
-    /// DSCP and ECN, as received.
-    pub tos: u8,
+    /// Whether this is IPv6.
+    pub is_v6: bool,
     /// Why the packet cannot be forwarded, should it turn out to be ours.
     pub defect: Option<DropReason>,
+}
+
+impl Packet {
+    /// For the parser to fill: the structure is too large for the stack to hold
+    /// copies of it.
+    #[inline(always)]
+    pub const fn empty() -> Self {
+        Self {
+            key: FlowKey {
+                src: Addr16::ANY,
+                dst: Addr16::ANY,
+                src_port_be: 0,
+                dst_port_be: 0,
+                proto: 0,
+                _pad: [0; 3],
+            },
+            l4_offset: 0,
+            ip_len: 0,
+            header_len: 0,
+            tcp_flags: 0,
+            flow_info: 0,
+            ttl: 0,
+            is_v6: false,
+            defect: None,
+        }
+    }
 }
 
 /// Ethernet II (IEEE 802.3 clause 3).
@@ -67,6 +98,26 @@ pub struct Ipv4 {
 /// Length of [`Ipv4`].
 pub const IPV4_LEN: usize = size_of::<Ipv4>();
 
+/// IPv6 without extension headers (RFC 8200 section 3).
+#[repr(C, packed)]
+pub struct Ipv6 {
+    /// Version, traffic class, flow label.
+    pub version_class_label_be: u32,
+    /// Length behind this header, network order.
+    pub payload_len_be: u16,
+    /// Number of the header that follows.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub src: [u8; 16],
+    /// Destination address.
+    pub dst: [u8; 16],
+}
+
+/// Length of [`Ipv6`].
+pub const IPV6_LEN: usize = size_of::<Ipv6>();
+
 /// The first four bytes of TCP and UDP.
 #[repr(C, packed)]
 pub struct Ports {
@@ -99,3 +150,17 @@ pub struct Tcp {
 
 /// Length of [`Tcp`].
 pub const TCP_LEN: usize = size_of::<Tcp>();
+
+/// UDP (RFC 768).
+#[repr(C, packed)]
+pub struct Udp {
+    /// Source and destination port.
+    pub ports: Ports,
+    /// Length with header, network order.
+    pub len_be: u16,
+    /// Checksum, as it stands; 0 means none.
+    pub check: u16,
+}
+
+/// Length of [`Udp`].
+pub const UDP_LEN: usize = size_of::<Udp>();

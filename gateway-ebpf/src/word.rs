@@ -50,6 +50,27 @@ pub unsafe fn load_u32<const OFFSET: usize>(base: *const u8) -> u32 {
     value as u32
 }
 
+/// Reads 64 bits at `base + OFFSET`.
+///
+/// # Safety
+///
+/// The eight bytes were compared with the end of the packet's data.
+#[inline(always)]
+pub unsafe fn load_u64<const OFFSET: usize>(base: *const u8) -> u64 {
+    let value: u64;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        asm!(
+            "{value} = *(u64 *)({base} + {offset})",
+            value = out(reg) value,
+            base = in(reg) base,
+            offset = const OFFSET,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    value
+}
+
 /// Writes 16 bits at `base + OFFSET`.
 ///
 /// # Safety
@@ -81,6 +102,25 @@ pub unsafe fn store_u32<const OFFSET: usize>(base: *mut u8, value: u32) {
         asm!(
             "*(u32 *)({base} + {offset}) = {value}",
             value = in(reg) u64::from(value),
+            base = in(reg) base,
+            offset = const OFFSET,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Writes 64 bits at `base + OFFSET`.
+///
+/// # Safety
+///
+/// The eight bytes were compared with the end of the packet's data.
+#[inline(always)]
+pub unsafe fn store_u64<const OFFSET: usize>(base: *mut u8, value: u64) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        asm!(
+            "*(u64 *)({base} + {offset}) = {value}",
+            value = in(reg) value,
             base = in(reg) base,
             offset = const OFFSET,
             options(nostack, preserves_flags),

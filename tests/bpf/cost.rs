@@ -27,7 +27,7 @@
 //! named after.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     ops::Range,
     os::fd::{AsFd, OwnedFd},
 };
@@ -222,7 +222,7 @@ impl Bench {
                 .map(|call| {
                     // Another address than that of the flow there is.
                     let port = 1024 + (number * SINGLE.calls + call) % 60_000;
-                    SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 3), port as u16)
+                    SocketAddr::new(Ipv4Addr::new(192, 0, 2, 3).into(), port as u16)
                 })
                 .collect();
             let slots = FIRST_SLOT..FIRST_SLOT + SINGLE.calls as u32;
@@ -336,7 +336,7 @@ impl Bench {
     }
 
     /// Removes the flows of a batch.
-    fn forget(&mut self, clients: &[SocketAddrV4], slots: Range<u32>) {
+    fn forget(&mut self, clients: &[SocketAddr], slots: Range<u32>) {
         let flows = self.lab.ebpf.map_mut(names::MAP_FLOWS).unwrap();
         let mut flows: HashMap<_, FlowKey, FlowRef> = flows.try_into().unwrap();
         for &client in clients {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kinds of packet whose cost is measured.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::PacketBuilder;
 use gateway_common::counters::VerdictCounter;
@@ -56,7 +56,7 @@ pub fn repeated() -> Vec<Repeated> {
         case(
             "steered",
             WIRE,
-            Segment::from_client(client, SocketAddrV4::new(V4, 443), SYN).frame(),
+            Segment::from_client(client, SocketAddr::new(V4.into(), 443), SYN).frame(),
             VerdictCounter::Passed,
         ),
         case(
@@ -111,7 +111,6 @@ pub fn note(hook: &str, case: &str) -> Option<&'static str> {
             "for the first packet of a connection, besides its cost at tc or XDP"
         }
         "steered" => "left to the stack; the socket is chosen at look-up",
-        "pass, IPv6" => "the programs leave all of IPv6 to the stack",
         _ => return None,
     })
 }

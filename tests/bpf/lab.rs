@@ -2,7 +2,8 @@
 //! A namespace with two interfaces and the programs loaded in it.
 //!
 //! ```text
-//! client 192.0.2.2 ── wire 192.0.2.1 │ gateway │ pods 10.1.0.1 ── backends 10.1.0.11 ..
+//! client 192.0.2.2   ── wire 192.0.2.1   │ gateway │ pods 10.1.0.1 ── backends 10.1.0.11 ..
+//!        2001:db8::2          2001:db8::1  │         │      fd01::1              fd01::b
 //! ```
 //!
 //! The neighbours exist as permanent entries only: nothing is ever sent.
@@ -87,17 +88,37 @@ impl Lab {
             "link set lo up",
             "link add wire address 02:00:00:00:00:01 type veth peer name client",
             "link add pods address 02:00:00:00:00:02 type veth peer name backends",
+            "link set wire addrgenmode none",
+            "link set pods addrgenmode none",
             "link set wire up",
             "link set pods up",
             "link set client up",
             "link set backends up",
             "addr add 192.0.2.1/24 dev wire",
             "addr add 10.1.0.1/24 dev pods",
+            "addr add 2001:db8::1/64 dev wire nodad",
+            "addr add fd01::1/64 dev pods nodad",
+            // Neighbours are asked for from such an address.
+            "addr add fe80::1/64 dev wire nodad",
+            "addr add fe80::2/64 dev pods nodad",
+            "neigh add 2001:db8::2 dev wire lladdr 02:00:00:00:01:02 nud permanent",
+            "neigh add fd01::b dev pods lladdr 02:00:00:00:02:0b nud permanent",
             "neigh add 192.0.2.2 dev wire lladdr 02:00:00:00:01:02 nud permanent",
             "neigh add 10.1.0.11 dev pods lladdr 02:00:00:00:02:0b nud permanent",
             "neigh add 10.1.0.12 dev pods lladdr 02:00:00:00:02:0c nud permanent",
             "neigh add 10.1.0.13 dev pods lladdr 02:00:00:00:02:0d nud permanent",
         ] {
+            // Only the gateway's own ends have IPv6, and only these addresses:
+            // nobody there says anything by itself.
+            if command.contains("addr add 192") {
+                for interface in [WIRE, PODS] {
+                    fs::write(
+                        format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"),
+                        "0",
+                    )
+                    .unwrap();
+                }
+            }
             ip(command);
         }
         set_forwarding(true);
@@ -196,7 +217,9 @@ pub fn ip(arguments: &str) {
 /// Switches forwarding in this thread's namespace.
 pub fn set_forwarding(on: bool) {
     // The kernel shows each thread the settings of its own namespace.
-    fs::write("/proc/sys/net/ipv4/ip_forward", if on { "1" } else { "0" }).unwrap();
+    for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        fs::write(format!("/proc/sys/net/{key}"), if on { "1" } else { "0" }).unwrap();
+    }
 }
 
 fn load() -> Ebpf {

@@ -8,7 +8,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddrV4, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ use gateway_tests::offload;
 
 use crate::{
     lab::{Hook, Lab, PODS, WIRE, at_both_hooks, ip, program, unshare},
-    packet::{BACKEND, VIP, at},
+    packet::{BACKEND, FAMILIES, VIP, at},
 };
 
 /// Bytes sent each way.
@@ -79,15 +79,20 @@ impl Host {
     fn plug(
         &self,
         interface: &'static str,
-        address: &'static str,
-        gateway: &'static str,
+        addresses: [&'static str; 2],
+        gateways: [&'static str; 2],
         hook: Hook,
     ) {
         ip(&format!("link set {interface} netns {}", self.thread_id));
         self.run(move || {
-            ip(&format!("addr add {address} dev {interface}"));
+            let ipv6 = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+            fs::write(ipv6, "0").unwrap();
+            ip(&format!("addr add {} dev {interface}", addresses[0]));
+            ip(&format!("addr add {} dev {interface} nodad", addresses[1]));
             ip(&format!("link set {interface} up"));
-            ip(&format!("route add default via {gateway}"));
+            for gateway in gateways {
+                ip(&format!("route add default via {gateway}"));
+            }
             if hook == Hook::Xdp {
                 // XDP sees neither partial checksums nor super-packets as what
                 // they are, and a veth takes frames from it only with NAPI.
@@ -97,7 +102,8 @@ impl Host {
     }
 }
 
-/// TCP segments that this thread's host found with a wrong checksum.
+/// TCP segments, of both families, that this thread's host found with a wrong
+/// checksum.
 fn checksum_errors() -> u64 {
     let snmp = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let mut tcp = snmp.lines().filter(|line| line.starts_with("Tcp:"));
@@ -119,8 +125,8 @@ fn stream(seed: u32) -> Vec<u8> {
     std::iter::repeat_with(next).take(BULK).collect()
 }
 
-fn connect(to: SocketAddrV4) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to.into(), DEADLINE)?;
+fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     Ok(stream)
 }
@@ -129,8 +135,18 @@ fn connect(to: SocketAddrV4) -> std::io::Result<TcpStream> {
 fn hosts(lab: &mut Lab) -> (Host, Host) {
     ip("neigh flush all nud permanent");
     let (client, backend) = (Host::new(), Host::new());
-    client.plug("client", "192.0.2.2/24", "192.0.2.1", lab.hook);
-    backend.plug("backends", "10.1.0.11/24", "10.1.0.1", lab.hook);
+    client.plug(
+        "client",
+        ["192.0.2.2/24", "2001:db8::2/64"],
+        ["192.0.2.1", "2001:db8::1"],
+        lab.hook,
+    );
+    backend.plug(
+        "backends",
+        ["10.1.0.11/24", "fd01::b/64"],
+        ["10.1.0.1", "fd01::1"],
+        lab.hook,
+    );
     if lab.hook == Hook::Tc {
         let program: &mut SchedClassifier = program(&mut lab.ebpf, names::PROG_TC);
         for interface in [WIRE, PODS] {
@@ -152,10 +168,10 @@ fn hosts(lab: &mut Lab) -> (Host, Host) {
 }
 
 /// Sends both streams at once over one connection and compares them.
-fn transfer(client: &Host, backend: &Host) {
+fn transfer(client: &Host, backend: &Host, vip: SocketAddr, target: SocketAddr) {
     let (listening, ready) = mpsc::channel();
     let server = backend.start(move || {
-        let listener = TcpListener::bind(BACKEND).unwrap();
+        let listener = TcpListener::bind(target).unwrap();
         listening.send(()).unwrap();
         let (mut stream, peer) = listener.accept().unwrap();
         exchange(&mut stream, 2, 1);
@@ -163,7 +179,7 @@ fn transfer(client: &Host, backend: &Host) {
     });
     ready.recv_timeout(DEADLINE).unwrap();
     let started = Instant::now();
-    client.run(|| exchange(&mut connect(at(VIP)).unwrap(), 1, 2));
+    client.run(move || exchange(&mut connect(vip).unwrap(), 1, 2));
     server.recv_timeout(DEADLINE).unwrap();
     println!("{} MiB each way in {:?}", BULK >> 20, started.elapsed());
 }
@@ -191,16 +207,19 @@ fn wait_for_state(lab: &mut Lab, tcp_state: u32) {
 
 #[test]
 fn bulk_in_both_directions_is_exact() {
-    for snat in [false, true] {
+    for (snat, [_, vip, target]) in [false, true]
+        .into_iter()
+        .flat_map(|snat| FAMILIES.map(|family| (snat, family)))
+    {
         at_both_hooks(|lab| {
             let (client, backend) = hosts(lab);
             if snat {
-                lab.snat_backend(1, at(BACKEND));
+                lab.snat_backend(1, at(target));
             } else {
-                lab.dnat_backend(1, at(BACKEND));
+                lab.dnat_backend(1, at(target));
             }
-            lab.service(at(VIP), &[1]);
-            transfer(&client, &backend);
+            lab.service(at(vip), &[1]);
+            transfer(&client, &backend, at(vip), at(target));
             wait_for_state(lab, TCP_CLOSING);
             assert_eq!(client.run(checksum_errors), 0);
             assert_eq!(backend.run(checksum_errors), 0);

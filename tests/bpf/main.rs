@@ -8,6 +8,7 @@
 
 mod flow;
 mod forward_v4;
+mod forward_v6;
 mod fragments;
 mod lab;
 mod live;
@@ -17,3 +18,4 @@ mod packet;
 mod select;
 mod snat;
 mod steer;
+mod udp;

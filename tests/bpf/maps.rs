@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the agent would write to the maps, and what the programs left there.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use aya::{
     Ebpf,
@@ -12,7 +12,7 @@ use gateway_common::{
     backend::{Backend, FORWARD_DNAT, FORWARD_SNAT},
     counters::{Count, Stats, VerdictCounter},
     drop_reason::DropReason,
-    flow::{FlowKey, FlowRef, FlowSlot},
+    flow::{FlowKey, FlowRef, FlowSlot, PROTOCOL_TCP},
     names,
     service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
@@ -39,20 +39,26 @@ pub const SEED: u32 = 0x5eed;
 pub const PORTS: std::ops::RangeInclusive<u16> = 61_000..=61_015;
 /// The gateway's own address towards the backends.
 pub const SNAT_ADDR: [u8; 4] = [10, 1, 0, 1];
+pub const SNAT_ADDR6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1);
 /// Id of the first service and start of its ring.
 pub const SERVICE_ID: u32 = 7;
 
-pub fn addr(endpoint: SocketAddrV4) -> Addr16 {
-    Addr16::from_v4(endpoint.ip().octets())
+pub fn addr(endpoint: SocketAddr) -> Addr16 {
+    endpoint.ip().into()
 }
 
-pub fn key(src: SocketAddrV4, dst: SocketAddrV4) -> FlowKey {
+/// The key of a TCP packet.
+pub fn key(src: SocketAddr, dst: SocketAddr) -> FlowKey {
+    key_of(PROTOCOL_TCP, src, dst)
+}
+
+pub fn key_of(proto: u8, src: SocketAddr, dst: SocketAddr) -> FlowKey {
     FlowKey {
         src: addr(src),
         dst: addr(dst),
         src_port_be: src.port().to_be(),
         dst_port_be: dst.port().to_be(),
-        proto: 6,
+        proto,
         _pad: [0; 3],
     }
 }
@@ -124,16 +130,21 @@ impl Lab {
     }
 
     /// Writes a backend without a source address of ours.
-    pub fn dnat_backend(&mut self, id: u32, endpoint: SocketAddrV4) {
+    pub fn dnat_backend(&mut self, id: u32, endpoint: SocketAddr) {
         self.backend(id, endpoint, FORWARD_DNAT, Addr16::ANY);
     }
 
-    /// Writes a backend that is always reached from [`SNAT_ADDR`].
-    pub fn snat_backend(&mut self, id: u32, endpoint: SocketAddrV4) {
-        self.backend(id, endpoint, FORWARD_SNAT, Addr16::from_v4(SNAT_ADDR));
+    /// Writes a backend that is always reached from [`SNAT_ADDR`] or
+    /// [`SNAT_ADDR6`].
+    pub fn snat_backend(&mut self, id: u32, endpoint: SocketAddr) {
+        let source = match endpoint {
+            SocketAddr::V4(_) => Addr16::from_v4(SNAT_ADDR),
+            SocketAddr::V6(_) => IpAddr::from(SNAT_ADDR6).into(),
+        };
+        self.backend(id, endpoint, FORWARD_SNAT, source);
     }
 
-    pub fn backend(&mut self, id: u32, endpoint: SocketAddrV4, forwarding: u32, snat: Addr16) {
+    pub fn backend(&mut self, id: u32, endpoint: SocketAddr, forwarding: u32, snat: Addr16) {
         let backend = Backend {
             addr: addr(endpoint),
             snat_addr: snat,
@@ -146,15 +157,26 @@ impl Lab {
             .unwrap();
     }
 
-    /// Writes a service and, from chunk 0 on, its ring.
-    pub fn service(&mut self, vip: SocketAddrV4, ring: &[u32]) {
+    /// Writes a TCP service and, from chunk 0 on, its ring.
+    pub fn service(&mut self, vip: SocketAddr, ring: &[u32]) {
         self.service_with(vip, ring, |_| {});
     }
 
     /// As [`Self::service`], with changes to the service.
     pub fn service_with(
         &mut self,
-        vip: SocketAddrV4,
+        vip: SocketAddr,
+        ring: &[u32],
+        change: impl FnOnce(&mut ServiceValue),
+    ) {
+        self.service_of(PROTOCOL_TCP, vip, ring, change);
+    }
+
+    /// Writes a service of any protocol.
+    pub fn service_of(
+        &mut self,
+        proto: u8,
+        vip: SocketAddr,
         ring: &[u32],
         change: impl FnOnce(&mut ServiceValue),
     ) {
@@ -184,7 +206,7 @@ impl Lab {
         let key = ServiceKey {
             addr: addr(vip),
             port_be: vip.port().to_be(),
-            proto: 6,
+            proto,
             _pad: 0,
         };
         services.insert(key, value, 0).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel picks the backend that the shared arithmetic says.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use gateway_common::{
     maglev,
@@ -32,7 +32,7 @@ fn new_flows_follow_the_ring() {
             let mut taken = [0; 4];
             for i in 0..3_000_u32 {
                 let host = [192, 0, 2 + (i / 200) as u8, (i % 200) as u8 + 2];
-                let client = SocketAddrV4::new(host.into(), 1_024 + (i * 17 % 60_000) as u16);
+                let client = SocketAddr::new(host.into(), 1_024 + (i * 17 % 60_000) as u16);
                 let slot = maglev::slot(&key(client, at(VIP)), policy, SEED, ring.len() as u32);
                 let id = ring[slot as usize];
                 taken[id as usize] += 1;

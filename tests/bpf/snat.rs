@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Source translation: ports, clashes, exhaustion.
 
-use std::{collections::HashSet, net::SocketAddrV4};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use gateway_common::{
     addr::Addr16,
@@ -17,10 +20,10 @@ use crate::{
 };
 
 /// The source that the only flow from `client` was given.
-fn source_of(lab: &mut Lab, client: SocketAddrV4, vip: SocketAddrV4) -> SocketAddrV4 {
+fn source_of(lab: &mut Lab, client: SocketAddr, vip: SocketAddr) -> SocketAddr {
     let slot = lab.flow(&key(client, vip)).unwrap().slot;
     let dir = lab.slot(slot).dir[DIR_TO_BACKEND as usize];
-    SocketAddrV4::new(dir.new_src.v4().into(), u16::from_be(dir.new_src_port_be))
+    SocketAddr::new(dir.new_src.into(), u16::from_be(dir.new_src_port_be))
 }
 
 #[test]
@@ -33,7 +36,7 @@ fn both_addresses_are_rewritten_and_the_port_is_ours() {
         let syn = Segment::from_client(client, vip, SYN);
         let outcome = lab.send(&syn);
         let source = source_of(lab, client, vip);
-        assert_eq!(source.ip().octets(), SNAT_ADDR);
+        assert_eq!(source.ip(), IpAddr::from(SNAT_ADDR));
         assert!(PORTS.contains(&source.port()), "{source}");
         assert_eq!(outcome.frame, syn.forwarded(lab.hook, source, backend));
         assert_eq!(lab.slot(0).kind, KIND_SNAT);
@@ -57,7 +60,7 @@ fn sixteen_ports_serve_at_most_sixteen_flows_and_the_rest_is_refused() {
         let mut sources = HashSet::new();
         let mut refused = 0;
         for port in 40_000..40_048 {
-            let client = SocketAddrV4::new([192, 0, 2, 2].into(), port);
+            let client = SocketAddr::from(([192, 0, 2, 2], port));
             let syn = Segment::from_client(client, vip, SYN);
             let before = lab.drops(DropReason::SnatPortsExhausted);
             lab.send(&syn);
@@ -140,7 +143,7 @@ fn a_backend_that_is_its_own_client_is_reached_from_our_address() {
         lab.service(vip, &[1]);
         lab.send(&Segment::from_backend(client, vip, SYN));
         assert_eq!(lab.slot(0).kind, KIND_SNAT);
-        assert_eq!(source_of(lab, client, vip).ip().octets(), SNAT_ADDR);
+        assert_eq!(source_of(lab, client, vip).ip(), IpAddr::from(SNAT_ADDR));
     });
 }
 

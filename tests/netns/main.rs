@@ -11,6 +11,7 @@ mod footprint;
 mod forward;
 mod hello;
 mod http;
+mod ipv6;
 mod lab;
 mod passthrough;
 mod reload;

@@ -8,6 +8,20 @@ use aya_ebpf::bindings::bpf_fib_lookup;
 
 use crate::verdict::Verdict;
 
+/// A transport checksum to bring up to date. Changes are differences by
+/// [`gateway_common::checksum`].
+pub struct L4Checksum {
+    /// Of the field in the frame.
+    pub offset: usize,
+    /// Change of the addresses, which are part of the pseudo header.
+    pub addresses: u64,
+    /// Change of the ports.
+    pub ports: u64,
+    /// Zero stands for "no checksum" and stays; a sum of zero is written as
+    /// 0xffff (UDP: RFC 768; over IPv6 for tunnels: RFC 6935).
+    pub is_optional: bool,
+}
+
 /// A frame on its way in, and what can be done with it.
 pub trait Context {
     /// What the program returns to the kernel.
@@ -47,11 +61,14 @@ pub trait Context {
         (start + size_of::<T>() <= self.data_end()).then_some(start as *mut u8)
     }
 
-    /// Updates the transport checksum at `offset` for a change of the
-    /// addresses (part of the pseudo header) and of the ports, both as
-    /// differences by [`gateway_common::checksum`]. Pointers from
-    /// [`Self::header`] are void afterwards.
-    fn update_l4_checksum(&self, offset: usize, addresses: u64, ports: u64) -> Result<(), Verdict>;
+    /// Updates the transport checksum. Pointers from [`Self::header`] are void
+    /// afterwards.
+    fn update_l4_checksum(&self, change: &L4Checksum) -> Result<(), Verdict>;
+
+    /// Takes a change of an IPv6 header into the sum that a device may have
+    /// made over the whole packet, after [`Self::update_l4_checksum`]; `diff` is
+    /// that of the addresses and of the hop limit.
+    fn balance(&self, diff: u64);
 
     /// Length the FIB look-up compares with the route's MTU for a packet of
     /// `ip_len` bytes; 0 lets the kernel look at the frame itself.

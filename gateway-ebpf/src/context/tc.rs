@@ -4,15 +4,15 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_PSEUDO_HDR, BPF_FIB_LOOKUP_SKIP_NEIGH, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
-        bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LOOKUP_SKIP_NEIGH, TC_ACT_REDIRECT,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
-    helpers::{bpf_redirect_neigh, bpf_skb_pull_data},
+    helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_skb_pull_data},
     programs::TcContext,
 };
-use gateway_common::drop_reason::DropReason;
+use gateway_common::{checksum, drop_reason::DropReason};
 
-use super::Context;
+use super::{Context, L4Checksum};
 use crate::{aligned::Aligned, verdict::Verdict};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
@@ -69,14 +69,29 @@ impl Context for TcContext {
     }
 
     #[inline(always)]
-    fn update_l4_checksum(&self, offset: usize, addresses: u64, ports: u64) -> Result<(), Verdict> {
+    fn update_l4_checksum(&self, change: &L4Checksum) -> Result<(), Verdict> {
         // With `from` and size 0, `to` is a finished difference. On a partial
         // checksum the field holds the sum of the pseudo header alone: the
         // helper then applies the first call and skips the second.
-        let flags = u64::from(BPF_F_PSEUDO_HDR);
-        self.l4_csum_replace(offset, 0, addresses, flags)
-            .and_then(|()| self.l4_csum_replace(offset, 0, ports, 0))
+        let flags = if change.is_optional {
+            u64::from(BPF_F_MARK_MANGLED_0)
+        } else {
+            0
+        };
+        let pseudo = flags | u64::from(BPF_F_PSEUDO_HDR);
+        self.l4_csum_replace(change.offset, 0, change.addresses, pseudo)
+            .and_then(|()| self.l4_csum_replace(change.offset, 0, change.ports, flags))
             .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
+    }
+
+    #[inline(always)]
+    fn balance(&self, diff: u64) {
+        // The update of the checksum has taken the addresses out of the sum: for
+        // IPv4 that is right, as its header's own checksum balances them. It
+        // knows IPv6 by a flag (BPF_F_IPV6) only since Linux 6.16. Without a sum
+        // this fails, and nothing is to do.
+        // SAFETY: the kernel's context is valid while the program runs.
+        let _ = unsafe { bpf_csum_update(self.skb.skb, u32::from(checksum::fold(diff))) };
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use gateway_common::{checksum, drop_reason::DropReason};
 
-use super::Context;
+use super::{Context, L4Checksum};
 use crate::{
     packet::Ethernet,
     verdict::Verdict,
@@ -59,21 +59,32 @@ impl Context for XdpContext {
     fn make_linear(&self, _len: usize) {}
 
     #[inline(always)]
-    fn update_l4_checksum(&self, offset: usize, addresses: u64, ports: u64) -> Result<(), Verdict> {
+    fn update_l4_checksum(&self, change: &L4Checksum) -> Result<(), Verdict> {
         let check = self
-            .header::<u16>(offset)
+            .header::<u16>(change.offset)
             .ok_or(Verdict::Drop(DropReason::HelperFailed))?;
         // SAFETY: `header` has compared its end with the end of the data.
         unsafe {
             let old = load_u16::<0>(check);
-            store_u16::<0>(check, checksum::apply(old, addresses + ports));
+            if change.is_optional && old == 0 {
+                return Ok(());
+            }
+            let mut new = checksum::apply(old, change.addresses + change.ports);
+            if change.is_optional && new == 0 {
+                new = 0xffff;
+            }
+            store_u16::<0>(check, new);
         }
         Ok(())
     }
 
     #[inline(always)]
+    fn balance(&self, _diff: u64) {}
+
+    #[inline(always)]
     fn fib_len(ip_len: u32) -> u16 {
-        ip_len as u16
+        // An IPv6 packet can be longer than that with its header.
+        ip_len.min(u32::from(u16::MAX)) as u16
     }
 
     #[inline(always)]

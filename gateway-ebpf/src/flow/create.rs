@@ -8,16 +8,18 @@ use aya_ebpf::{
 use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_SNAT},
+    checksum::{diff_address, diff16, fold},
     drop_reason::DropReason,
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, KIND_DNAT,
-        KIND_SNAT, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE,
+        KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE,
     },
     limits::SNAT_PORT_TRIES,
     maglev,
     service::ServiceValue,
     settings::Settings,
     tcp_state::TCP_SYN_SENT,
+    udp_state::UDP_ONE_WAY,
 };
 
 use super::{Flow, change_state, load_state, reference, referenced_slot};
@@ -48,7 +50,7 @@ enum Refusal {
     Full,
 }
 
-/// Creates the flow of a SYN to `service` and activates it.
+/// Creates the flow of a first packet to `service` and activates it.
 #[inline(always)]
 pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> {
     let settings = SETTINGS
@@ -67,7 +69,11 @@ pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> 
     // SAFETY: the slot is claimed: no other program and not the agent uses it.
     unsafe {
         let slot = claim.slot;
-        (*slot).tcp_state = TCP_SYN_SENT;
+        (*slot).tcp_state = if packet.key.proto == PROTOCOL_TCP {
+            TCP_SYN_SENT
+        } else {
+            UDP_ONE_WAY
+        };
         (*slot).service_id = service.service_id;
         (*slot).backend_id = backend_id;
         (*slot).config_generation = service.config_generation;
@@ -185,14 +191,14 @@ fn insert_keys(
         (*to_backend).new_dst = reply.src;
         (*to_backend).new_src_port_be = reply.dst_port_be;
         (*to_backend).new_dst_port_be = reply.src_port_be;
-        reset_counters(to_backend);
+        complete(to_backend);
         let to_client = &raw mut (*claim.slot).dir[DIR_TO_CLIENT as usize];
         (*to_client).key = *reply;
         (*to_client).new_src = original.dst;
         (*to_client).new_dst = original.src;
         (*to_client).new_src_port_be = original.dst_port_be;
         (*to_client).new_dst_port_be = original.src_port_be;
-        reset_counters(to_client);
+        complete(to_client);
     }
 
     insert(original, &claim.reference(DIR_TO_BACKEND).0).map_err(|refusal| {
@@ -205,18 +211,27 @@ fn insert_keys(
     })
 }
 
+/// Sums up what its translation changes, and starts its counters.
+///
 /// # Safety
 ///
-/// `dir` is a direction of a claimed slot.
+/// `dir` is a direction of a claimed slot, its key and translation written.
 #[inline(always)]
-unsafe fn reset_counters(dir: *mut FlowDirection) {
+unsafe fn complete(dir: *mut FlowDirection) {
     // SAFETY: by the caller's promise.
     unsafe {
+        let key = &(*dir).key;
+        let addresses =
+            diff_address(&key.src, &(*dir).new_src) + diff_address(&key.dst, &(*dir).new_dst);
+        let ports = diff16(key.src_port_be, (*dir).new_src_port_be)
+            + diff16(key.dst_port_be, (*dir).new_dst_port_be);
+        (*dir).addresses_diff = fold(addresses);
+        (*dir).ports_diff = fold(ports);
         (*dir).tcp_flags_seen = 0;
         (*dir).packets = 0;
         (*dir).bytes = 0;
         (*dir).last_seen_ns = 0;
-        (*dir)._reserved = [0; 6];
+        (*dir)._reserved = [0; 5];
     }
 }
 

@@ -14,10 +14,11 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 pub use create::create;
 use gateway_common::{
     flow::{
-        DIR_TO_BACKEND, FlowDirection, FlowKey, FlowRef, FlowSlot, SLOT_ACTIVE, SLOT_CLOSING,
-        SLOT_DEAD,
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, SLOT_ACTIVE,
+        SLOT_CLOSING, SLOT_DEAD,
     },
     tcp_state::{self, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN},
+    udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
 
 use crate::{
@@ -127,6 +128,9 @@ impl Flow {
             || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
         {
             self.advance(packet.tcp_flags);
+        } else if tcp_state == UDP_ONE_WAY && self.direction == DIR_TO_CLIENT {
+            // SAFETY: as above. Whoever comes second writes the same.
+            unsafe { ptr::write_volatile(&raw mut (*slot).tcp_state, UDP_TWO_WAY) };
         }
     }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
-//! From a frame to a [`Packet`]. Whatever is not a TCP packet over IPv4 with
-//! ports in reach is not ours and passes.
+//! From a frame to a [`Packet`]. Whatever is not TCP or UDP with ports in reach
+//! is not ours and passes.
 
 mod ipv4;
-mod tcp;
+mod ipv6;
+mod transport;
 
 use core::mem::offset_of;
 
@@ -11,7 +12,7 @@ use gateway_common::counters::VerdictCounter;
 
 use crate::{
     context::Context,
-    packet::{ETHERNET_LEN, Ethernet, IPV4_LEN, Packet, TCP_LEN},
+    packet::{ETHERNET_LEN, Ethernet, IPV4_LEN, IPV6_LEN, Packet, TCP_LEN},
     verdict::Verdict,
     word::load_u16,
 };
@@ -21,11 +22,13 @@ const PASS: Verdict = Verdict::Pass(VerdictCounter::Passed);
 
 /// `ETH_P_IP`.
 const ETHER_TYPE_IPV4: u16 = 0x0800;
+/// `ETH_P_IPV6`.
+const ETHER_TYPE_IPV6: u16 = 0x86dd;
 
-/// Parses a frame. Frames with a VLAN tag pass, as do those sent to somebody
+/// Parses a frame into `packet`, which is empty. Frames with a VLAN tag pass, as do those sent to somebody
 /// else or to everybody.
 #[inline(always)]
-pub fn frame<C: Context>(ctx: &C) -> Result<Packet, Verdict> {
+pub fn frame<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
     ctx.make_linear(ETHERNET_LEN + IPV4_LEN + TCP_LEN);
     let ethernet = ctx.header::<Ethernet>(0).ok_or(PASS)?;
     // SAFETY: `header` has compared its end with the end of the data.
@@ -35,8 +38,15 @@ pub fn frame<C: Context>(ctx: &C) -> Result<Packet, Verdict> {
             *ethernet,
         )
     };
-    if ether_type_be != ETHER_TYPE_IPV4.to_be() || !ctx.is_for_host(dst) {
+    if !ctx.is_for_host(dst) {
         return Err(PASS);
     }
-    ipv4::parse(ctx)
+    if ether_type_be == ETHER_TYPE_IPV4.to_be() {
+        ipv4::parse(ctx, packet)
+    } else if ether_type_be == ETHER_TYPE_IPV6.to_be() {
+        ctx.make_linear(ETHERNET_LEN + IPV6_LEN + TCP_LEN);
+        ipv6::parse(ctx, packet)
+    } else {
+        Err(PASS)
+    }
 }

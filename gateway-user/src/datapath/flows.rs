@@ -15,7 +15,7 @@ use gateway_common::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING, SLOT_DEAD,
         SLOT_FREE,
     },
-    tcp_state,
+    tcp_state, udp_state,
 };
 
 use crate::datapath::{
@@ -142,7 +142,12 @@ impl Sweeper {
 fn is_over(slot: &Slot, now: u64) -> bool {
     let (state, established_s, created) = slot.timing();
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
-    let timeout = Duration::from_secs(u64::from(tcp_state::timeout_s(state, established_s)));
+    let timeout_s = if udp_state::is_udp(state) {
+        udp_state::timeout_s(state, established_s)
+    } else {
+        tcp_state::timeout_s(state, established_s)
+    };
+    let timeout = Duration::from_secs(u64::from(timeout_s));
     now.saturating_sub(seen) > timeout.as_nanos() as u64
 }
 

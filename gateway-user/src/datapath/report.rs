@@ -176,7 +176,7 @@ pub struct FlowReport {
     /// `active` or `closing`.
     pub state: &'static str,
     /// `syn-sent`, `syn-received`, `established`, `fin-wait`, `closing` or
-    /// `reset`.
+    /// `reset`; with UDP `one-way` or `two-way`.
     pub tcp_state: &'static str,
     /// `dnat` or `snat`.
     pub kind: &'static str,

@@ -12,12 +12,12 @@ use crate::snapshot::{BackendTarget, Service};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotInKernel {
-    /// The kernel programs forward IPv4 only.
-    #[error("the kernel forwards IPv4 only")]
-    Ipv6Address,
     /// A packet cannot change its family.
-    #[error("a backend has an IPv6 address")]
-    Ipv6Backend,
+    #[error("a backend is of the other address family")]
+    OtherFamily,
+    /// A link-local address says nothing without its link.
+    #[error("a backend has a link-local address")]
+    LinkLocalBackend,
     /// A loopback address is not reachable for forwarded packets.
     #[error("a backend is on a loopback address")]
     LoopbackBackend,
@@ -45,17 +45,18 @@ pub fn kernel_serves(
     service: &Service,
     backends: &BTreeMap<u32, BackendTarget>,
 ) -> Result<(), NotInKernel> {
-    if !address.to_canonical().is_ipv4() {
-        return Err(NotInKernel::Ipv6Address);
-    }
+    let is_ipv4 = address.to_canonical().is_ipv4();
     for (id, _) in service.members.iter() {
         // Every member has a target: both come from one compilation.
         let Some(target) = backends.get(id) else {
             continue;
         };
         let ip = target.address.ip().to_canonical();
-        if !ip.is_ipv4() {
-            return Err(NotInKernel::Ipv6Backend);
+        if ip.is_ipv4() != is_ipv4 {
+            return Err(NotInKernel::OtherFamily);
+        }
+        if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            return Err(NotInKernel::LinkLocalBackend);
         }
         if ip.is_loopback() {
             return Err(NotInKernel::LoopbackBackend);

@@ -14,7 +14,7 @@ use gateway_common::{
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowSlot, KIND_DNAT, KIND_SNAT, SLOT_ACTIVE, SLOT_CLOSING,
     },
-    tcp_state,
+    tcp_state, udp_state,
 };
 
 use crate::datapath::{
@@ -140,6 +140,8 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
             tcp_state::TCP_ESTABLISHED => "established",
             tcp_state::TCP_FIN_WAIT => "fin-wait",
             tcp_state::TCP_CLOSING => "closing",
+            udp_state::UDP_ONE_WAY => "one-way",
+            udp_state::UDP_TWO_WAY => "two-way",
             _ => "reset",
         },
         kind: match flow.kind {

@@ -2,13 +2,36 @@
 //! Kernel settings the datapath depends on. One that cannot be written is a
 //! warning that names it: containers often have them read-only, and set right.
 
-use std::{fs, ops::RangeInclusive, path::PathBuf};
+use std::{
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 /// Lets the node forward at all.
 pub fn enable_forwarding() -> Vec<String> {
     set(&["net", "ipv4", "ip_forward"], "1")
         .into_iter()
         .collect()
+}
+
+/// Lets the node forward IPv6. A forwarding interface ignores router
+/// advertisements unless told otherwise (`accept_ra`, ip-sysctl.rst), and would
+/// lose the default route it may have from one: those that take them go on.
+pub fn enable_ipv6_forwarding() -> Vec<String> {
+    let forwarding = ["net", "ipv6", "conf", "all", "forwarding"];
+    let mut warnings = Vec::new();
+    let is_on = fs::read_to_string(path(&forwarding)).is_ok_and(|value| value.trim() == "1");
+    if !is_on && let Ok(interfaces) = fs::read_dir(path(&["net", "ipv6", "conf"])) {
+        for interface in interfaces.flatten() {
+            let file = interface.path().join("accept_ra");
+            if fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1") {
+                warnings.extend(write(&file, "2"));
+            }
+        }
+    }
+    warnings.extend(set(&forwarding, "1"));
+    warnings
 }
 
 /// Lets an interface take and send forwarded packets, and lets the stack send
@@ -79,9 +102,13 @@ fn set(key: &[&str], value: &str) -> Option<String> {
     if before.is_ok_and(|before| before.trim() == value) {
         return None;
     }
-    match fs::write(&path, value) {
+    write(&path, value)
+}
+
+fn write(path: &Path, value: &str) -> Option<String> {
+    match fs::write(path, value) {
         Ok(()) => {
-            tracing::info!(sysctl = %key.join("/"), value, "set");
+            tracing::info!(sysctl = %path.display(), value, "set");
             None
         }
         Err(error) => Some(format!(

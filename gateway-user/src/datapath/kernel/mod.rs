@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     sync::Arc,
 };
@@ -64,6 +64,8 @@ pub struct Datapath {
     sockets: u32,
     proxied: Vec<Proxied>,
     warnings: BTreeSet<String>,
+    /// IPv6 forwarding was switched on, or tried to.
+    forwards_ipv6: bool,
     /// Something has changed on the node and is not followed completely.
     behind: bool,
     /// Keeps other agents out.
@@ -140,6 +142,7 @@ impl Datapath {
             sockets: 0,
             proxied: Vec::new(),
             warnings: BTreeSet::new(),
+            forwards_ipv6: false,
             behind: false,
             _lock: lock,
             config,
@@ -386,6 +389,15 @@ impl Datapath {
             max_backends: self.maps.max_backends(),
         };
         let mut wanted = tables(desired, &around);
+        if !self.forwards_ipv6 && wanted.services.keys().any(SocketAddr::is_ipv6) {
+            // Not before it is needed: a node that is no IPv6 router stays none.
+            self.forwards_ipv6 = true;
+            for warning in sysctl::enable_ipv6_forwarding() {
+                if self.warnings.insert(warning.clone()) {
+                    tracing::warn!("{warning}");
+                }
+            }
+        }
         let plan = plan::plan(&mut self.state, &wanted);
         apply::run(&mut self.maps, &mut self.state, &plan.ops)?;
         wanted.proxied.extend(plan.proxied);

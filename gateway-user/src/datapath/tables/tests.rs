@@ -169,6 +169,8 @@ fn what_the_kernel_cannot_forward_is_steered() {
     let auto = ForwardingMode::Auto;
     let desired = desired(&[
         (key("fd97::1", 1), "10.0.0.1:1", auto),
+        (key("fd97::1", 6), "[fe80::1]:1", auto),
+        (key("fd97::1", 7), "[fd00::1]:1", auto),
         (key("10.97.0.1", 2), "[fd00::1]:1", auto),
         (key("10.97.0.1", 3), "127.0.0.1:1", auto),
         (key("10.97.0.1", 4), "10.0.0.254:1", auto),
@@ -176,21 +178,26 @@ fn what_the_kernel_cannot_forward_is_steered() {
     ]);
     let around = around(
         &[],
-        &[("10.0.0.1", out(false)), ("10.0.0.254", Reach::Local)],
+        &[
+            ("10.0.0.1", out(false)),
+            ("10.0.0.254", Reach::Local),
+            ("fd00::1", out(true)),
+        ],
     );
     let tables = tables(&desired, &around);
     let expected = [
-        ("[fd97::1]:1", NotInKernel::Ipv6Address),
-        ("10.97.0.1:2", NotInKernel::Ipv6Backend),
+        ("[fd97::1]:1", NotInKernel::OtherFamily),
+        ("[fd97::1]:6", NotInKernel::LinkLocalBackend),
+        ("10.97.0.1:2", NotInKernel::OtherFamily),
         ("10.97.0.1:3", NotInKernel::LoopbackBackend),
         ("10.97.0.1:4", NotInKernel::LocalBackend),
     ]
     .map(|(text, reason)| (text.parse().expect("an address"), reason));
     assert_eq!(reasons(&tables), expected.into());
-    assert_eq!(tables.services.len(), 1);
-    assert_eq!(tables.steer.len(), 5);
+    assert_eq!(tables.services.len(), 2);
+    assert_eq!(tables.steer.len(), 7);
     // Backends of proxied services are not the kernel's.
-    assert_eq!(tables.backends.keys().copied().collect::<Vec<_>>(), [5]);
+    assert_eq!(tables.backends.len(), 2);
 }
 
 #[test]
