@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::telemetry::log::LogFormat;
+use crate::{model::Transport, telemetry::log::LogFormat};
 
 /// eBPF/XDP-accelerated L4 ingress and SNI router.
 #[derive(Debug, Parser)]
@@ -80,6 +80,24 @@ pub enum DatapathMode {
     Userspace,
 }
 
+/// What carries a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// Connections
+    Tcp,
+    /// Datagrams
+    Udp,
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -120,6 +138,9 @@ pub struct Explain {
     /// Port the client connects to
     #[arg(long)]
     pub port: u16,
+    /// What the client uses
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    pub protocol: Protocol,
     /// Address the client connects to
     #[arg(long)]
     pub address: Option<IpAddr>,

@@ -15,7 +15,7 @@ use crate::{
     conn::decide::find_chain,
     datapath::kernel_serves,
     http::router::{self, RequestHead, RouteMatch},
-    model::{HttpAction, ListenAddress},
+    model::{HttpAction, ListenAddress, Transport},
     snapshot::{ChainAction, HttpTable, ListenKey, ListenerTable, Snapshot, TcpAction},
     telemetry::access::{CloseReason, Mode},
 };
@@ -27,6 +27,8 @@ pub struct Query {
     pub address: Option<IpAddr>,
     /// Port the client connects to.
     pub port: u16,
+    /// What the client uses.
+    pub transport: Transport,
     /// Server name of the ClientHello.
     pub sni: Option<String>,
     /// Host of the request; the server name when absent.
@@ -77,28 +79,23 @@ pub struct Destination {
 /// Explains `query` on `snapshot`.
 pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
     let found = match query.address {
-        Some(address) => snapshot.listener(address, query.port).map(|listener| {
-            let exact = ListenKey {
-                address: ListenAddress::Ip(address.to_canonical()),
+        Some(address) => [
+            ListenAddress::Ip(address.to_canonical()),
+            ListenAddress::Any,
+        ]
+        .into_iter()
+        .find_map(|address| {
+            let key = ListenKey {
+                address,
                 port: query.port,
+                transport: query.transport,
             };
-            let any = ListenKey {
-                address: ListenAddress::Any,
-                ..exact
-            };
-            (
-                if snapshot.listeners.contains_key(&exact) {
-                    exact
-                } else {
-                    any
-                },
-                listener,
-            )
+            Some((key, snapshot.listeners.get(&key)?))
         }),
         None => snapshot
             .listeners
             .iter()
-            .find(|(key, _)| key.port == query.port)
+            .find(|(key, _)| (key.port, key.transport) == (query.port, query.transport))
             .map(|(key, listener)| (*key, listener)),
     };
     let Some((key, listener)) = found else {
@@ -123,6 +120,12 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
                 .get(&key)
                 .is_some_and(|service| kernel_serves(address, service, &snapshot.backends).is_ok());
             tcp(&mut answer, Mode::Forward, action);
+            if key.transport == Transport::Udp && !answer.kernel {
+                answer.reason = Some(format!(
+                    "{}: the kernel cannot forward it, and the agent proxies no UDP",
+                    CloseReason::NoEndpoint.as_str()
+                ));
+            }
         }
         ListenerTable::PlainHttp(table) => http(&mut answer, Mode::PlainHttp, table, query),
         ListenerTable::Tls(table) => {

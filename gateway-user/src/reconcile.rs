@@ -15,6 +15,7 @@ use std::{io, sync::Arc};
 use crate::{
     datapath::{Applied, Datapath, DatapathError},
     listener::Workers,
+    model::Transport,
     snapshot::{ListenKey, Snapshot, SnapshotHandle},
 };
 
@@ -95,7 +96,16 @@ impl Reconciler {
                 .map(Some)
                 .map_err(Into::into),
             Edge::Sockets => {
-                let wanted = snapshot.listeners.keys().copied().collect();
+                let datagrams = snapshot.services.keys();
+                for key in datagrams.filter(|key| key.transport == Transport::Udp) {
+                    tracing::warn!(listener = %key, "not served: UDP needs the kernel programs");
+                }
+                let wanted = snapshot
+                    .listeners
+                    .keys()
+                    .filter(|key| key.transport == Transport::Tcp)
+                    .copied()
+                    .collect();
                 let failed = workers.bind(&wanted);
                 if failed.is_empty() {
                     Ok(None)

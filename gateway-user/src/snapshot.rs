@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     model::{
         CertificateId, ClusterId, ForwardingMode, HashPolicy, HttpRule, ListenAddress,
-        LoadBalancing,
+        LoadBalancing, Transport,
     },
     origin::Origin,
 };
@@ -30,7 +30,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// What each (address, port) does.
     pub listeners: BTreeMap<ListenKey, Arc<Listener>>,
-    /// The listeners whose mode is `forward`, as the kernel serves them.
+    /// The listeners whose mode is `forward`, as the kernel serves them; those
+    /// of UDP are served there or not at all.
     pub services: BTreeMap<ListenKey, Arc<Service>>,
     /// Every backend of every service, by its stable id.
     pub backends: BTreeMap<u32, BackendTarget>,
@@ -56,13 +57,15 @@ pub struct TlsConfigKey {
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// An (address, port) the gateway owns. All of them are TCP.
+/// An (address, port) of a transport that the gateway owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenKey {
     /// Address.
     pub address: ListenAddress,
     /// Port, host order.
     pub port: u16,
+    /// What carries it.
+    pub transport: Transport,
 }
 
 /// What is done with the connections of one (address, port).
@@ -213,6 +216,15 @@ pub struct CertificateSummary {
 }
 
 impl ListenKey {
+    /// A key of TCP.
+    pub const fn tcp(address: ListenAddress, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            transport: Transport::Tcp,
+        }
+    }
+
     /// Its one address; none when it is for any.
     pub fn ip(&self) -> Option<IpAddr> {
         match self.address {
@@ -223,20 +235,15 @@ impl ListenKey {
 }
 
 impl Snapshot {
-    /// The listener for a connection accepted on `address`: its own first, then
-    /// the one for any address.
+    /// The listener for a TCP connection accepted on `address`: its own first,
+    /// then the one for any address.
     pub fn listener(&self, address: IpAddr, port: u16) -> Option<&Arc<Listener>> {
         let address = address.to_canonical();
         self.listeners
-            .get(&ListenKey {
-                address: ListenAddress::Ip(address),
-                port,
-            })
+            .get(&ListenKey::tcp(ListenAddress::Ip(address), port))
             .or_else(|| {
-                self.listeners.get(&ListenKey {
-                    address: ListenAddress::Any,
-                    port,
-                })
+                self.listeners
+                    .get(&ListenKey::tcp(ListenAddress::Any, port))
             })
     }
 }
@@ -244,8 +251,12 @@ impl Snapshot {
 impl std::fmt::Display for ListenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.address {
-            ListenAddress::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
-            address => write!(f, "{address}:{}", self.port),
+            ListenAddress::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port)?,
+            address => write!(f, "{address}:{}", self.port)?,
+        }
+        match self.transport {
+            Transport::Tcp => Ok(()),
+            Transport::Udp => f.write_str("/udp"),
         }
     }
 }

@@ -248,7 +248,7 @@ fn load() -> Ebpf {
 
 /// Loads a program. The verifier gives up with EAGAIN when a signal is pending.
 fn retried(mut load: impl FnMut() -> Result<(), ProgramError>) {
-    for _ in 0..9 {
+    for _ in 0..49 {
         match load() {
             Err(ProgramError::LoadError { io_error, .. })
                 if io_error.kind() == io::ErrorKind::WouldBlock => {}

@@ -8,7 +8,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -17,9 +17,10 @@ use std::{
 use aya::programs::{SchedClassifier, TcAttachType, links::LinkOrder, tc};
 use gateway_common::{
     counters::VerdictCounter,
-    flow::SLOT_CLOSING,
+    flow::{PROTOCOL_UDP, SLOT_CLOSING},
     names,
     tcp_state::{TCP_CLOSING, TCP_RESET},
+    udp_state::UDP_TWO_WAY,
 };
 use gateway_tests::offload;
 
@@ -249,4 +250,62 @@ fn a_refused_connection_is_refused_to_the_client() {
         assert_eq!(error, ErrorKind::ConnectionRefused);
         wait_for_state(lab, TCP_RESET);
     });
+}
+
+/// Datagrams there and back, one at a time, of every length around the limits.
+#[test]
+fn datagrams_are_echoed() {
+    for (snat, [_, vip, target]) in [false, true]
+        .into_iter()
+        .flat_map(|snat| FAMILIES.map(|family| (snat, family)))
+    {
+        at_both_hooks(|lab| {
+            let (client, backend) = hosts(lab);
+            if snat {
+                lab.snat_backend(1, at(target));
+            } else {
+                lab.dnat_backend(1, at(target));
+            }
+            lab.service_of(PROTOCOL_UDP, at(vip), &[1], |_| {});
+            let lengths: Vec<usize> = (0..10).chain(500..510).chain(1440..=1452).collect();
+            let count = lengths.len() as u64;
+            let (bound, ready) = mpsc::channel();
+            let expected = lengths.len();
+            let server = backend.start(move || {
+                let socket = UdpSocket::bind(at(target)).unwrap();
+                socket.set_read_timeout(Some(DEADLINE)).unwrap();
+                bound.send(()).unwrap();
+                let mut buffer = [0; 2048];
+                for _ in 0..expected {
+                    let (len, peer) = socket.recv_from(&mut buffer).unwrap();
+                    socket.send_to(&buffer[..len], peer).unwrap();
+                }
+            });
+            ready.recv_timeout(DEADLINE).unwrap();
+            client.run(move || {
+                let any = if at(vip).is_ipv4() {
+                    "0.0.0.0:0"
+                } else {
+                    "[::]:0"
+                };
+                let socket = UdpSocket::bind(any).unwrap();
+                socket.set_read_timeout(Some(DEADLINE)).unwrap();
+                // Connected: an answer from another address is not taken.
+                socket.connect(at(vip)).unwrap();
+                let bytes = stream(3);
+                let mut buffer = [0; 2048];
+                for len in lengths {
+                    socket.send(&bytes[..len]).unwrap();
+                    let got = socket.recv(&mut buffer).unwrap();
+                    assert!(buffer[..got] == bytes[..len], "{got} bytes of {len}");
+                }
+            });
+            server.recv_timeout(DEADLINE).unwrap();
+            let slot = lab.slot(0);
+            assert_eq!(slot.tcp_state, UDP_TWO_WAY);
+            assert_eq!(slot.dir.map(|dir| dir.packets), [count, count]);
+            assert_eq!(lab.service_stats().flows, 1);
+            assert_eq!(lab.all_drops(), 0);
+        });
+    }
 }

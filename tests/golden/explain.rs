@@ -6,6 +6,7 @@ use std::path::Path;
 use gateway_user::{
     compile::{DnsAnswers, compile},
     explain::{Query, explain},
+    model::Transport,
     snapshot::Snapshot,
     source::file::FileSource,
     translate::{Options, translate},
@@ -139,6 +140,7 @@ fn answer(example: &str, ask: &Ask) -> String {
     let query = Query {
         address: None,
         port: ask.port,
+        transport: Transport::Tcp,
         sni: ask.sni.map(str::to_owned),
         host: ask.host.map(str::to_owned),
         method: "GET".to_owned(),

@@ -14,14 +14,18 @@ pub fn broken(model: &Model) -> Vec<String> {
     let mut broken = Vec::new();
     let mut sockets = BTreeSet::new();
     for listener in &model.listeners {
-        if listener.port == 0 || !sockets.insert((listener.address, listener.port)) {
+        if listener.port == 0
+            || !sockets.insert((listener.address, listener.port, listener.transport()))
+        {
             broken.push(format!(
                 "{}:{} is a port 0 or stands twice",
                 listener.address, listener.port
             ));
         }
         match &listener.kind {
-            ListenerKind::Forward(one) => route(model, one, &mut broken),
+            ListenerKind::Forward(one) | ListenerKind::ForwardUdp(one) => {
+                route(model, one, &mut broken);
+            }
             ListenerKind::PlainHttp(all) => hosts(model, all, &mut broken),
             ListenerKind::Tls(chains) => {
                 let mut names = BTreeSet::new();

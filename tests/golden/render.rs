@@ -61,6 +61,13 @@ fn listener(text: &mut Text, listener: &Listener) {
             text.line(0, format!("listener {address}:{port} forward ({origin})"));
             tcp_route(text, 1, route);
         }
+        ListenerKind::ForwardUdp(route) => {
+            text.line(
+                0,
+                format!("listener {address}:{port}/udp forward ({origin})"),
+            );
+            tcp_route(text, 1, route);
+        }
         ListenerKind::Tls(chains) => {
             text.line(0, format!("listener {address}:{port} tls ({origin})"));
             for one in chains {

@@ -260,6 +260,15 @@ impl<'lab> Gateway<'lab> {
         ))
     }
 
+    /// Counters of a forwarded destination by its name in reports.
+    ///
+    /// # Errors
+    ///
+    /// When the agent does not answer.
+    pub fn service_at(&self, destination: &str) -> Result<ServiceCounters> {
+        Ok(admin::service_counters(&self.status()?, destination))
+    }
+
     /// How reports name a port of the VIP.
     pub fn listener(&self, port: u16) -> String {
         format!("{}:{}", self.lab.vip(), self.lab.port(port))

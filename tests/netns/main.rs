@@ -17,4 +17,5 @@ mod passthrough;
 mod reload;
 mod scene;
 mod survive;
+mod udp;
 mod userspace;

@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     datapath::FlowReport,
     explain,
+    model::Transport,
     snapshot::SnapshotHandle,
     status::{Readiness, Report},
 };
@@ -123,9 +124,18 @@ struct ExplainParams {
     port: u16,
     address: Option<IpAddr>,
     sni: Option<String>,
+    protocol: Option<Protocol>,
     host: Option<String>,
     method: Option<String>,
     path: Option<String>,
+}
+
+#[derive(Clone, Copy, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
 }
 
 async fn explain(
@@ -136,6 +146,7 @@ async fn explain(
         port,
         address,
         sni,
+        protocol,
         host,
         method,
         path,
@@ -143,6 +154,10 @@ async fn explain(
     let query = explain::Query {
         address,
         port,
+        transport: match protocol.unwrap_or_default() {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+        },
         sni,
         host,
         method: method.unwrap_or_else(|| "GET".to_owned()),

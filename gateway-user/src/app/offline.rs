@@ -61,6 +61,7 @@ pub fn explain(options: &cli::Explain) -> anyhow::Result<ExitCode> {
     let query = Query {
         address: options.address,
         port: options.port,
+        transport: options.protocol.into(),
         sni: options.sni.clone(),
         host: options.host.clone(),
         method: options.method.clone(),

@@ -46,9 +46,10 @@ pub fn compile(
         let key = ListenKey {
             address: listener.address,
             port: listener.port,
+            transport: listener.transport(),
         };
         let table = match &listener.kind {
-            model::ListenerKind::Forward(route) => {
+            model::ListenerKind::Forward(route) | model::ListenerKind::ForwardUdp(route) => {
                 ListenerTable::Forward(Arc::new(tcp_action(route, &clusters)))
             }
             model::ListenerKind::PlainHttp(hosts) => {

@@ -82,10 +82,7 @@ fn an_unchanged_cluster_keeps_its_identity_and_ids() {
         &second.clusters[&id]
     ));
     assert_eq!(first.backends, second.backends);
-    let key = ListenKey {
-        address: ListenAddress::Any,
-        port: 1883,
-    };
+    let key = ListenKey::tcp(ListenAddress::Any, 1883);
     assert_eq!(first.services[&key], second.services[&key]);
 }
 

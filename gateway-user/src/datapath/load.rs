@@ -89,7 +89,7 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
 }
 
 /// Attempts at loading a program that the kernel breaks off.
-const LOAD_TRIES: u32 = 10;
+const LOAD_TRIES: u32 = 50;
 
 fn verify(
     ebpf: &mut Ebpf,

@@ -3,7 +3,6 @@
 
 use std::{
     fmt::Display,
-    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -16,7 +15,7 @@ use gateway_common::{
     addr::Addr16,
     backend::Backend,
     counters::{Count, Stats},
-    flow::{FlowKey, FlowRef},
+    flow::{FlowKey, FlowRef, PROTOCOL_TCP, PROTOCOL_UDP},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
         MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_STEER,
@@ -29,15 +28,13 @@ use gateway_common::{
 
 use crate::{
     datapath::{
-        DatapathError,
+        DatapathError, Destination,
         slots::{FlowSlots, Rings},
+        stats::socket_addr,
     },
-    model::ListenAddress,
+    model::{ListenAddress, Transport},
     snapshot::ListenKey,
 };
-
-/// IP protocol number of TCP.
-const TCP: u8 = 6;
 
 /// Handles of every map.
 pub struct Maps {
@@ -102,11 +99,14 @@ impl Maps {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn services(&self) -> Result<Vec<(SocketAddr, ServiceValue)>, DatapathError> {
+    pub fn services(&self) -> Result<Vec<(Destination, ServiceValue)>, DatapathError> {
         let entries = self.services.iter().map(|entry| {
             let (key, value) = entry?;
-            let port = u16::from_be(key.port_be);
-            Ok((SocketAddr::new(IpAddr::from(key.addr), port), value))
+            let destination = Destination {
+                address: socket_addr(key.addr, key.port_be),
+                transport: transport(key.proto),
+            };
+            Ok((destination, value))
         });
         entries
             .collect::<Result<_, MapError>>()
@@ -119,7 +119,7 @@ impl Maps {
     /// When the kernel refuses.
     pub fn set_service(
         &mut self,
-        destination: SocketAddr,
+        destination: Destination,
         value: ServiceValue,
     ) -> Result<(), DatapathError> {
         let key = service_key(destination);
@@ -132,7 +132,7 @@ impl Maps {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn remove_service(&mut self, destination: SocketAddr) -> Result<(), DatapathError> {
+    pub fn remove_service(&mut self, destination: Destination) -> Result<(), DatapathError> {
         missing_is_fine(self.services.remove(&service_key(destination))).map_err(failed(
             MAP_SERVICES,
             "remove",
@@ -152,7 +152,7 @@ impl Maps {
                 addr => ListenAddress::Ip(addr.into()),
             };
             let port = u16::from_be(key.port_be);
-            Ok((ListenKey { address, port }, value))
+            Ok((ListenKey::tcp(address, port), value))
         });
         entries
             .collect::<Result<_, MapError>>()
@@ -345,12 +345,23 @@ impl Maps {
     }
 }
 
-fn service_key(destination: SocketAddr) -> ServiceKey {
+fn service_key(destination: Destination) -> ServiceKey {
     ServiceKey {
         addr: destination.ip().into(),
-        port_be: destination.port().to_be(),
-        proto: TCP,
+        port_be: destination.address.port().to_be(),
+        proto: match destination.transport {
+            Transport::Tcp => PROTOCOL_TCP,
+            Transport::Udp => PROTOCOL_UDP,
+        },
         _pad: 0,
+    }
+}
+
+/// Every number in the table is one that [`service_key`] has written.
+fn transport(proto: u8) -> Transport {
+    match proto {
+        PROTOCOL_UDP => Transport::Udp,
+        _ => Transport::Tcp,
     }
 }
 
@@ -361,17 +372,16 @@ fn steer_key(key: ListenKey) -> SteerKey {
             ListenAddress::Ip(ip) => ip.into(),
         },
         port_be: key.port.to_be(),
-        proto: TCP,
+        proto: PROTOCOL_TCP,
         _pad: 0,
     }
 }
 
 fn display(key: &FlowKey) -> String {
-    let end = |addr: Addr16, port_be: u16| SocketAddr::new(addr.into(), u16::from_be(port_be));
     format!(
         "{} to {}",
-        end(key.src, key.src_port_be),
-        end(key.dst, key.dst_port_be)
+        socket_addr(key.src, key.src_port_be),
+        socket_addr(key.dst, key.dst_port_be)
     )
 }
 

@@ -20,6 +20,7 @@ mod attach;
 #[cfg(feature = "ebpf")]
 mod bpffs;
 pub mod config;
+pub mod destination;
 #[cfg(feature = "ebpf")]
 mod detach;
 pub mod error;
@@ -63,6 +64,7 @@ mod vips;
 #[cfg(not(feature = "ebpf"))]
 pub use absent::{Datapath, detach, probe};
 pub use config::{AttachMode, DatapathConfig};
+pub use destination::Destination;
 #[cfg(feature = "ebpf")]
 pub use detach::detach;
 pub use error::DatapathError;

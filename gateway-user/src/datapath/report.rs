@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::datapath::serves::NotInKernel;
+use crate::datapath::{Destination, serves::NotInKernel};
 
 /// What an applied snapshot changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,8 +28,8 @@ pub struct Applied {
 /// A forwarded (address, port) the kernel cannot serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Proxied {
-    /// The destination clients use.
-    pub destination: SocketAddr,
+    /// The destination clients use. With UDP nobody serves it.
+    pub destination: Destination,
     /// Why.
     pub reason: NotInKernel,
 }
@@ -131,7 +131,7 @@ pub struct TrafficReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServiceReport {
     /// The destination clients use.
-    pub destination: SocketAddr,
+    pub destination: Destination,
     /// Index of its statistics.
     pub id: u32,
     /// Slots of its ring; 0 refuses new flows.
@@ -178,6 +178,8 @@ pub struct FlowReport {
     /// `syn-sent`, `syn-received`, `established`, `fin-wait`, `closing` or
     /// `reset`; with UDP `one-way` or `two-way`.
     pub tcp_state: &'static str,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
     /// `dnat` or `snat`.
     pub kind: &'static str,
     /// The client as it is seen.

@@ -144,6 +144,11 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
             udp_state::UDP_TWO_WAY => "two-way",
             _ => "reset",
         },
+        protocol: if udp_state::is_udp(flow.tcp_state) {
+            "udp"
+        } else {
+            "tcp"
+        },
         kind: match flow.kind {
             KIND_DNAT => "dnat",
             KIND_SNAT => "snat",

@@ -8,6 +8,26 @@ use crate::{
     origin::Origin,
 };
 
+/// The protocol that carries what a listener takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Transport {
+    /// As in resources and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// The address a listener is asked for on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ListenAddress {
@@ -26,7 +46,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// One (address, port) the gateway owns.
+/// One (address, port) of a transport that the gateway owns.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// Where.
@@ -39,11 +59,25 @@ pub struct Listener {
     pub origin: Origin,
 }
 
+impl Listener {
+    /// What carries it.
+    pub fn transport(&self) -> Transport {
+        match self.kind {
+            ListenerKind::ForwardUdp(_) => Transport::Udp,
+            ListenerKind::Forward(_) | ListenerKind::Tls(_) | ListenerKind::PlainHttp(_) => {
+                Transport::Tcp
+            }
+        }
+    }
+}
+
 /// What a listener does with its connections.
 #[derive(Clone, Debug)]
 pub enum ListenerKind {
     /// Raw TCP, forwarded in the kernel where possible.
     Forward(TcpRoute),
+    /// UDP, forwarded in the kernel or not at all.
+    ForwardUdp(TcpRoute),
     /// TLS, told apart by server name.
     Tls(Vec<TlsChain>),
     /// HTTP in the clear.

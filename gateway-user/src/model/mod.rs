@@ -23,7 +23,9 @@ pub use http_route::{
     DirectResponse, HeaderEdits, HeaderMatch, HttpAction, HttpDestination, HttpMatch, HttpRule,
     PathRewrite, Redirect, StringMatch, VirtualHost,
 };
-pub use listener::{ListenAddress, Listener, ListenerKind, TlsAction, TlsChain, TlsSettings};
+pub use listener::{
+    ListenAddress, Listener, ListenerKind, TlsAction, TlsChain, TlsSettings, Transport,
+};
 pub use tcp_route::{ForwardingMode, HashPolicy, TcpDestination, TcpRoute};
 
 /// Everything the gateway serves.

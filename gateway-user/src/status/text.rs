@@ -78,10 +78,16 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
         )?;
     }
     for proxied in items(&kernel["proxied"]) {
+        let destination = word(&proxied["destination"]);
+        // The agent has no sockets for datagrams.
+        let label = if destination.ends_with("/udp") {
+            "unserved"
+        } else {
+            "proxied"
+        };
         writeln!(
             out,
-            "  proxied   {:<22} {}",
-            word(&proxied["destination"]),
+            "  {label:<9} {destination:<22} {}",
             word(&proxied["reason"])
         )?;
     }

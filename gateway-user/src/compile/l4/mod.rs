@@ -37,10 +37,11 @@ pub fn services(
         .listeners
         .iter()
         .filter_map(|listener| match &listener.kind {
-            ListenerKind::Forward(route) => {
+            ListenerKind::Forward(route) | ListenerKind::ForwardUdp(route) => {
                 let key = ListenKey {
                     address: listener.address,
                     port: listener.port,
+                    transport: listener.transport(),
                 };
                 Some((key, (route, shares(route, clusters))))
             }
@@ -167,7 +168,7 @@ fn backend_ids(
 }
 
 /// Ids of all services, kept by listener. A listener for any address also
-/// takes the id of one for a single address with its port: an adopted kernel
+/// takes the id of one for a single address with its port and transport: an adopted kernel
 /// table only knows single addresses.
 fn service_ids<'a>(
     keys: impl Iterator<Item = &'a ListenKey> + Clone,
@@ -195,7 +196,10 @@ fn service_ids<'a>(
         let adopted = previous
             .services
             .iter()
-            .filter(|(old, _)| key.address == ListenAddress::Any && old.port == key.port)
+            .filter(|(old, _)| {
+                key.address == ListenAddress::Any
+                    && (old.port, old.transport) == (key.port, key.transport)
+            })
             .map(|(_, service)| service.id)
             .find(|id| !taken.contains(id));
         // 2^32 services do not fit into memory.

@@ -72,10 +72,7 @@ fn compile(rows: &[Row<'_>], previous: &Snapshot) -> Snapshot {
 }
 
 fn key(port: u16) -> ListenKey {
-    ListenKey {
-        address: ListenAddress::Any,
-        port,
-    }
+    ListenKey::tcp(ListenAddress::Any, port)
 }
 
 fn id_of(snapshot: &Snapshot, address: &str) -> u32 {
@@ -203,10 +200,7 @@ fn an_adopted_table_gives_its_ids() {
     let mut service = Arc::unwrap_or_clone(service);
     service.id = 77;
     adopted.services.insert(
-        ListenKey {
-            address: ListenAddress::Ip([10, 97, 0, 1].into()),
-            port: 1,
-        },
+        ListenKey::tcp(ListenAddress::Ip([10, 97, 0, 1].into()), 1),
         Arc::new(service),
     );
     adopted.backends = [(40, "10.0.0.2:1"), (41, "10.0.0.1:1")]

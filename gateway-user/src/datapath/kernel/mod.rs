@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::fd::BorrowedFd,
     sync::Arc,
 };
@@ -200,7 +200,8 @@ impl Datapath {
             };
             let key = ListenKey {
                 address: ListenAddress::Ip(destination.ip()),
-                port: destination.port(),
+                port: destination.address.port(),
+                transport: destination.transport,
             };
             services.insert(key, Arc::new(service));
         }
@@ -389,7 +390,7 @@ impl Datapath {
             max_backends: self.maps.max_backends(),
         };
         let mut wanted = tables(desired, &around);
-        if !self.forwards_ipv6 && wanted.services.keys().any(SocketAddr::is_ipv6) {
+        if !self.forwards_ipv6 && wanted.services.keys().any(|to| to.address.is_ipv6()) {
             // Not before it is needed: a node that is no IPv6 router stays none.
             self.forwards_ipv6 = true;
             for warning in sysctl::enable_ipv6_forwarding() {

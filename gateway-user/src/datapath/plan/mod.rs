@@ -10,7 +10,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
     ops::Range,
     sync::Arc,
 };
@@ -21,7 +20,9 @@ use gateway_common::{
 };
 
 use crate::{
-    datapath::{regions::FreeRegions, report::Proxied, serves::NotInKernel, tables::Tables},
+    datapath::{
+        Destination, regions::FreeRegions, report::Proxied, serves::NotInKernel, tables::Tables,
+    },
     snapshot::ListenKey,
 };
 
@@ -44,9 +45,9 @@ pub enum MapOp {
     /// Write a ring from this chunk on.
     WriteRing(u32, Arc<[u32]>),
     /// Point a destination at a ring.
-    SetService(SocketAddr, ServiceValue, Arc<[u32]>),
+    SetService(Destination, ServiceValue, Arc<[u32]>),
     /// Stop forwarding a destination.
-    RemoveService(SocketAddr),
+    RemoveService(Destination),
     /// Steer a destination to the agent.
     SetSteer(ListenKey, SteerValue),
     /// Stop steering it.
@@ -60,7 +61,7 @@ pub enum MapOp {
 #[derive(Clone, Debug)]
 pub struct State {
     /// By destination.
-    pub services: BTreeMap<SocketAddr, Installed>,
+    pub services: BTreeMap<Destination, Installed>,
     /// By id; unused ones are absent.
     pub backends: BTreeMap<u32, Backend>,
     /// Absent ones that rings in force may still name, meaning an address they
@@ -180,7 +181,7 @@ pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
     let mut plan = Plan::default();
     let (rings, flips, kept) = services(state, wanted, &mut plan.proxied);
 
-    let stale_services: Vec<SocketAddr> = state
+    let stale_services: Vec<Destination> = state
         .services
         .keys()
         .filter(|key| !kept.contains(key))
@@ -286,8 +287,8 @@ pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
 /// Rings to write, services to flip, and the destinations that stay or come.
 type Moves = (
     Vec<(u32, Arc<[u32]>)>,
-    Vec<(SocketAddr, ServiceValue, Arc<[u32]>)>,
-    BTreeSet<SocketAddr>,
+    Vec<(Destination, ServiceValue, Arc<[u32]>)>,
+    BTreeSet<Destination>,
 );
 
 fn services(state: &mut State, wanted: &Tables, proxied: &mut Vec<Proxied>) -> Moves {

@@ -18,6 +18,7 @@ use gateway_common::{
 use super::{MapOp, State, plan};
 use crate::{
     datapath::{
+        Destination,
         serves::NotInKernel,
         tables::{Entry, Tables},
     },
@@ -34,8 +35,8 @@ const SETTINGS: Settings = Settings {
     _pad: 0,
 };
 
-fn destination(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(10, 97, 0, 1), port))
+fn destination(port: u16) -> Destination {
+    SocketAddr::from((Ipv4Addr::new(10, 97, 0, 1), port)).into()
 }
 
 fn backend(host: u8) -> Backend {
@@ -71,10 +72,7 @@ fn wanted(generation: u32, services: &[(u16, &[u32])], backends: &[(u32, u8)]) -
         steer: services
             .iter()
             .map(|(port, _)| {
-                let key = ListenKey {
-                    address: ListenAddress::Any,
-                    port: *port,
-                };
+                let key = ListenKey::tcp(ListenAddress::Any, *port);
                 let value = SteerValue {
                     socket_base: 0,
                     socket_count: 2,
@@ -122,7 +120,7 @@ impl Kernel {
     }
 
     /// What the programs would read as the ring of a service.
-    fn ring_in_memory(&self, destination: &SocketAddr) -> Vec<u32> {
+    fn ring_in_memory(&self, destination: &Destination) -> Vec<u32> {
         let value = self.state.services[destination].value;
         let ids = self.chunks[value.ring_chunk as usize..].iter().flatten();
         ids.take(value.ring_size as usize).copied().collect()
@@ -268,7 +266,7 @@ fn every_step_of_a_broken_off_plan_forwards_correctly() {
         let tables = wanted(generation, &rings, &ids);
         let before: BTreeMap<u32, Backend> = kernel.state.backends.clone();
         let plan = plan(&mut kernel.state, &tables);
-        let proxied: BTreeSet<SocketAddr> = plan.proxied.iter().map(|p| p.destination).collect();
+        let proxied: BTreeSet<Destination> = plan.proxied.iter().map(|p| p.destination).collect();
         let stop = if random.bool() {
             plan.ops.len()
         } else {
@@ -300,8 +298,8 @@ fn every_step_of_a_broken_off_plan_forwards_correctly() {
             }
         }
         if stop == plan.ops.len() {
-            let installed: BTreeSet<SocketAddr> = kernel.state.services.keys().copied().collect();
-            let asked: BTreeSet<SocketAddr> = tables.services.keys().copied().collect();
+            let installed: BTreeSet<Destination> = kernel.state.services.keys().copied().collect();
+            let asked: BTreeSet<Destination> = tables.services.keys().copied().collect();
             assert_eq!(installed, &asked - &proxied);
             assert_eq!(kernel.state.backends, tables.backends);
             assert_eq!(kernel.state.steer, tables.steer);

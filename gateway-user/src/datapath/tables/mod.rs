@@ -17,10 +17,11 @@ use gateway_common::{
 
 use crate::{
     datapath::{
+        Destination,
         report::Proxied,
         serves::{NotInKernel, kernel_serves},
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress},
+    model::{ForwardingMode, HashPolicy, ListenAddress, Transport},
     snapshot::{BackendTarget, ListenKey, Service, Snapshot},
 };
 
@@ -91,7 +92,7 @@ pub struct Tables {
     /// Of the snapshot.
     pub generation: u32,
     /// By destination.
-    pub services: BTreeMap<SocketAddr, Entry>,
+    pub services: BTreeMap<Destination, Entry>,
     /// By id.
     pub backends: BTreeMap<u32, Backend>,
     /// By listener; [`ListenAddress::Any`] is one entry.
@@ -123,13 +124,23 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
         socket_base: 0,
         socket_count: around.sockets,
     };
-    tables.steer = desired.listeners.iter().map(|key| (*key, steer)).collect();
+    tables.steer = desired
+        .listeners
+        .iter()
+        // The agent has no socket for datagrams.
+        .filter(|key| key.transport == Transport::Tcp)
+        .map(|key| (*key, steer))
+        .collect();
 
     let exact: BTreeSet<ListenKey> = desired.listeners.iter().copied().collect();
     let mut used: BTreeSet<u32> = BTreeSet::new();
     for (key, service) in &desired.services {
-        let destinations: Vec<SocketAddr> = match key.address {
-            ListenAddress::Ip(ip) => vec![SocketAddr::new(ip.to_canonical(), key.port)],
+        let at = |ip: IpAddr| Destination {
+            address: SocketAddr::new(ip.to_canonical(), key.port),
+            transport: key.transport,
+        };
+        let destinations: Vec<Destination> = match key.address {
+            ListenAddress::Ip(ip) => vec![at(ip)],
             // An address that has a listener of its own on this port keeps it.
             ListenAddress::Any => around
                 .addresses
@@ -137,10 +148,10 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
                 .filter(|ip| {
                     !exact.contains(&ListenKey {
                         address: ListenAddress::Ip(**ip),
-                        port: key.port,
+                        ..*key
                     })
                 })
-                .map(|ip| SocketAddr::new(*ip, key.port))
+                .map(|ip| at(*ip))
                 .collect(),
         };
         for destination in destinations {

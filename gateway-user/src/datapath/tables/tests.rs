@@ -29,7 +29,7 @@ fn key(address: &str, port: u16) -> ListenKey {
         "*" => ListenAddress::Any,
         text => ListenAddress::Ip(ip(text)),
     };
-    ListenKey { address, port }
+    ListenKey::tcp(address, port)
 }
 
 /// Forwarded listeners with the backend each leads to.
@@ -84,7 +84,7 @@ fn reasons(tables: &Tables) -> BTreeMap<SocketAddr, NotInKernel> {
     tables
         .proxied
         .iter()
-        .map(|p| (p.destination, p.reason))
+        .map(|p| (p.destination.address, p.reason))
         .collect()
 }
 

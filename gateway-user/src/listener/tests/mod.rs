@@ -143,10 +143,7 @@ impl Port {
             .and_then(|address| address.as_socket());
         let address = address.expect("an address");
         Self {
-            key: ListenKey {
-                address: ListenAddress::Ip(address.ip()),
-                port: address.port(),
-            },
+            key: ListenKey::tcp(ListenAddress::Ip(address.ip()), address.port()),
             address,
             _socket: socket,
         }

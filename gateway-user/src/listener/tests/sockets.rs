@@ -67,10 +67,10 @@ async fn a_port_in_use_is_reported_and_tried_again() {
     let mut gateway = Gateway::start(ListenerTable::Forward(to(&[backend])));
     let ours = *gateway.workers.bound().first().expect("a key");
     let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
-    let key = ListenKey {
-        address: ListenAddress::Ip(Ipv4Addr::LOCALHOST.into()),
-        port: taken.local_addr().expect("an address").port(),
-    };
+    let key = ListenKey::tcp(
+        ListenAddress::Ip(Ipv4Addr::LOCALHOST.into()),
+        taken.local_addr().expect("an address").port(),
+    );
     let wanted = BTreeSet::from([ours, key]);
     publish(&gateway, &[ours, key], backend);
     let failed = gateway.workers.bind(&wanted);
@@ -93,10 +93,7 @@ async fn any_address_takes_ipv4_and_ipv6_clients() {
     let backend = echo("hi").await;
     let mut gateway = Gateway::start(ListenerTable::Forward(to(&[backend])));
     let port = Port::reserve();
-    let any = ListenKey {
-        address: ListenAddress::Any,
-        port: port.key.port,
-    };
+    let any = ListenKey::tcp(ListenAddress::Any, port.key.port);
     publish(&gateway, &[any], backend);
     assert!(gateway.workers.bind(&BTreeSet::from([any])).is_empty());
     let v6 = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     diagnostic::Reason,
-    model::{Endpoint, EndpointAddress},
+    model::{Endpoint, EndpointAddress, Transport},
     resource::{
         Object,
         core::{self, endpoint_slice},
@@ -51,13 +51,11 @@ pub fn service<'a>(
     let mut ports = Vec::new();
     for (index, port) in service.spec.ports.iter().enumerate() {
         let place = place.index(index);
-        if port
-            .protocol
-            .as_deref()
-            .is_some_and(|protocol| protocol != "TCP")
-        {
-            continue;
-        }
+        let transport = match port.protocol.as_deref() {
+            None | Some("TCP") => Transport::Tcp,
+            Some("UDP") => Transport::Udp,
+            Some(_) => continue,
+        };
         let Some(number) = port_number(port.port, place.key("port"), findings) else {
             continue;
         };
@@ -70,9 +68,16 @@ pub fn service<'a>(
                 },
                 labels: BTreeMap::new(),
             }],
-            None => sliced(slices, port.name.as_deref().unwrap_or(""), findings),
+            None => {
+                let name = port.name.as_deref().unwrap_or("");
+                sliced(slices, name, transport, findings)
+            }
         };
-        ports.push(Port { number, endpoints });
+        ports.push(Port {
+            number,
+            transport,
+            endpoints,
+        });
     }
     let export_to = service
         .meta
@@ -93,12 +98,13 @@ pub fn service<'a>(
 fn sliced(
     slices: &[&Object<core::EndpointSlice>],
     name: &str,
+    transport: Transport,
     findings: &mut Findings,
 ) -> Vec<Labelled> {
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
     for slice in slices {
-        let Some(port) = slice_port(slice, name, findings) else {
+        let Some(port) = slice_port(slice, name, transport, findings) else {
             continue;
         };
         for (index, endpoint) in slice.spec.endpoints.iter().enumerate() {
@@ -148,15 +154,23 @@ fn sliced(
 fn slice_port(
     slice: &Object<core::EndpointSlice>,
     name: &str,
+    transport: Transport,
     findings: &mut Findings,
 ) -> Option<u16> {
     let matching = |port: &&endpoint_slice::Port| {
         port.name.as_deref().unwrap_or("") == name
-            && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+            && port
+                .protocol
+                .as_deref()
+                .unwrap_or("TCP")
+                .eq_ignore_ascii_case(transport.name())
     };
     let place = slice.meta.place().key("ports");
     match slice.spec.ports.iter().find(matching) {
         Some(port) => port_number(port.port, place, findings),
+        // Services with a port for UDP that no route uses are common; a route
+        // that does is told of its missing endpoints.
+        None if transport == Transport::Udp => None,
         None => {
             findings.warning(
                 place,

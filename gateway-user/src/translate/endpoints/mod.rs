@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     diagnostic::Reason,
-    model::{Endpoint, HostPattern},
+    model::{Endpoint, HostPattern, Transport},
     resource::{Meta, Object, ObjectId, Place, ResourceSet, core::EndpointSlice},
     translate::{Findings, hosts},
 };
@@ -37,7 +37,7 @@ pub struct Service<'a> {
     pub host: String,
     /// The object that defines it.
     pub meta: &'a Meta,
-    /// TCP ports.
+    /// Ports; one number may stand for TCP and for UDP.
     pub ports: Vec<Port>,
     export_to: Vec<String>,
 }
@@ -47,6 +47,8 @@ pub struct Service<'a> {
 pub struct Port {
     /// Number, as destinations name it.
     pub number: u16,
+    /// What carries it.
+    pub transport: Transport,
     /// Endpoints with their labels.
     pub endpoints: Vec<Labelled>,
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     diagnostic::Reason,
-    model::{Endpoint, EndpointAddress},
+    model::{Endpoint, EndpointAddress, Transport},
     resource::{
         Object, Place, ResourceSet,
         istio::{ServiceEntry, WorkloadEntry},
@@ -248,19 +248,19 @@ fn entry_ports(
         let Some(number) = port_number(port.number, place.key("number"), findings) else {
             continue;
         };
-        if ports.iter().any(|known| known.number == number) {
+        let transport = match port.protocol.as_deref() {
+            Some(protocol) if protocol.eq_ignore_ascii_case("udp") => Transport::Udp,
+            _ => Transport::Tcp,
+        };
+        if ports
+            .iter()
+            .any(|known| (known.number, known.transport) == (number, transport))
+        {
             findings.error(
                 place.key("number"),
                 Reason::InvalidValue,
                 format!("port {number} is given twice; the first is kept"),
             );
-            continue;
-        }
-        if port
-            .protocol
-            .as_deref()
-            .is_some_and(|p| p.eq_ignore_ascii_case("udp"))
-        {
             continue;
         }
         let target = match port.target_port {
@@ -317,7 +317,11 @@ fn entry_ports(
                 })
                 .collect(),
         };
-        ports.push(Port { number, endpoints });
+        ports.push(Port {
+            number,
+            transport,
+            endpoints,
+        });
     }
     ports
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    model::HostPattern,
+    model::{HostPattern, Transport},
     resource::{Object, ObjectId, ResourceSet, istio::VirtualService},
     translate::{
         Context,
@@ -207,6 +207,8 @@ pub struct Scope<'a> {
     pub gateway: &'a ObjectId,
     /// The server's port.
     pub port: u16,
+    /// What carries it.
+    pub transport: Transport,
     /// Whether requests come over TLS.
     pub secure: bool,
 }

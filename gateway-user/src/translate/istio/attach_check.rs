@@ -254,7 +254,7 @@ fn check_blocks(
     let reads = |server: &Server<'_>| match server.action {
         ServerAction::Http { .. } | ServerAction::TerminateHttp(_) => Some("http"),
         ServerAction::Passthrough => Some("tls"),
-        ServerAction::Tcp | ServerAction::TerminateTcp(_) => Some("tcp"),
+        ServerAction::Tcp | ServerAction::Udp | ServerAction::TerminateTcp(_) => Some("tcp"),
         ServerAction::Refuse => None,
     };
     let read: Vec<&str> = servers.iter().filter_map(|server| reads(server)).collect();
@@ -278,6 +278,7 @@ fn check_blocks(
             ServerAction::TerminateTcp(_) => "terminates TLS",
             ServerAction::Passthrough => "passes TLS through",
             ServerAction::Tcp => "is plain TCP",
+            ServerAction::Udp => "is UDP",
             ServerAction::Refuse => "is not served",
         };
         context.findings.warning(

@@ -3,7 +3,10 @@
 
 use crate::{
     diagnostic::Reason,
-    model::{Cluster, ClusterId, ForwardingMode, LoadBalancing, cluster::DEFAULT_CONNECT_TIMEOUT},
+    model::{
+        Cluster, ClusterId, ForwardingMode, LoadBalancing, Transport,
+        cluster::DEFAULT_CONNECT_TIMEOUT,
+    },
     resource::{Meta, Place, istio::virtual_service::Destination},
     translate::{
         Context,
@@ -111,8 +114,12 @@ impl Context<'_> {
                 .unwrap_or(0);
             return Some(self.unserved(ClusterId::new(&host, port, subset), weight));
         };
-        let name = registry.cluster_host(service);
-        let Some(port) = self.destination_port(service, number, place) else {
+        let name = match scope.transport {
+            Transport::Tcp => registry.cluster_host(service),
+            // The same host and port may stand for TCP as well.
+            Transport::Udp => format!("udp/{}", registry.cluster_host(service)),
+        };
+        let Some(port) = self.destination_port(service, number, scope.transport, place) else {
             let port = number
                 .and_then(|port| u16::try_from(port).ok())
                 .unwrap_or(0);
@@ -138,7 +145,7 @@ impl Context<'_> {
             let all: &[Labelled] = service
                 .ports
                 .iter()
-                .find(|known| known.number == port)
+                .find(|known| (known.number, known.transport) == (port, scope.transport))
                 .map_or(&[], |known| &known.endpoints);
             let mut endpoints: Vec<_> = all
                 .iter()
@@ -188,35 +195,39 @@ impl Context<'_> {
         &mut self,
         service: &Service<'_>,
         number: Option<u32>,
+        transport: Transport,
         place: Place<'_>,
     ) -> Option<u16> {
-        let known = || list(service.ports.iter().map(|port| port.number));
+        let of_transport = service
+            .ports
+            .iter()
+            .filter(|port| port.transport == transport);
+        let ports: Vec<u16> = of_transport.map(|port| port.number).collect();
+        let known = || list(&ports);
+        let protocol = transport.name().to_uppercase();
         match number {
-            Some(number) => {
-                let found = service
-                    .ports
-                    .iter()
-                    .find(|port| u32::from(port.number) == number);
+            Some(number) if !ports.is_empty() => {
+                let found = ports.iter().find(|port| u32::from(**port) == number);
                 if found.is_none() {
                     self.findings.error(
                         place.key("port").key("number"),
                         Reason::MissingDestination,
                         format!(
-                            "{} has no TCP port {number}; it has {}",
+                            "{} has no {protocol} port {number}; it has {}",
                             service.host,
                             known()
                         ),
                     );
                 }
-                found.map(|port| port.number)
+                found.copied()
             }
-            None => match service.ports.as_slice() {
-                [only] => Some(only.number),
+            _ => match ports.as_slice() {
+                [only] => Some(*only),
                 [] => {
                     self.findings.error(
                         place,
                         Reason::MissingDestination,
-                        format!("{} has no TCP port", service.host),
+                        format!("{} has no {protocol} port", service.host),
                     );
                     None
                 }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     diagnostic::Reason,
-    model::{HostPattern, ListenAddress, TlsSettings},
+    model::{HostPattern, ListenAddress, TlsSettings, Transport},
     resource::{
         Object, Place,
         istio::{Gateway, gateway::Server as ServerShape},
@@ -39,6 +39,8 @@ pub enum Family {
     Tls,
     /// One server.
     Tcp,
+    /// One server, beside those of TCP.
+    Udp,
 }
 
 /// A server that has been checked.
@@ -64,6 +66,8 @@ pub enum ServerAction {
     TerminateHttp(TlsSettings),
     /// Raw bytes.
     Tcp,
+    /// Datagrams.
+    Udp,
     /// Its hosts are held, and refused, because it cannot be served.
     Refuse,
 }
@@ -81,7 +85,16 @@ impl Server<'_> {
         match self.action {
             ServerAction::Http { .. } => Family::Http,
             ServerAction::Tcp => Family::Tcp,
+            ServerAction::Udp => Family::Udp,
             _ => Family::Tls,
+        }
+    }
+
+    /// What carries it.
+    pub fn transport(&self) -> Transport {
+        match self.action {
+            ServerAction::Udp => Transport::Udp,
+            _ => Transport::Tcp,
         }
     }
 
@@ -171,7 +184,7 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
 struct Binds<'a> {
     all: Vec<Bind<'a>>,
     /// Positions in `all`.
-    places: HashMap<(ListenAddress, u16), usize>,
+    places: HashMap<(ListenAddress, u16, Transport), usize>,
 }
 
 /// Adds a server to those of its address and port, or says why it cannot be:
@@ -184,7 +197,7 @@ fn merge<'a>(
     server: Server<'a>,
 ) {
     let family = server.family();
-    let bind = match binds.places.entry((address, port)) {
+    let bind = match binds.places.entry((address, port, server.transport())) {
         Entry::Occupied(place) => &mut binds.all[*place.get()],
         Entry::Vacant(free) => {
             free.insert(binds.all.len());
@@ -198,11 +211,12 @@ fn merge<'a>(
         }
     };
     let first = bind.servers[0].label();
-    if bind.family != family || family == Family::Tcp {
+    if bind.family != family || matches!(family, Family::Tcp | Family::Udp) {
         let protocol = |family| match family {
             Family::Http => "HTTP",
             Family::Tls => "TLS",
             Family::Tcp => "TCP",
+            Family::Udp => "UDP",
         };
         context.findings.error(
             server.place,
@@ -381,6 +395,17 @@ fn action(
             }
             Some(ServerAction::Tcp)
         }
+        "UDP" => {
+            if shape.tls.is_some() {
+                context.findings.error(
+                    tls_place,
+                    Reason::InvalidValue,
+                    "a server of protocol UDP must not have tls: it is not served",
+                );
+                return None;
+            }
+            Some(ServerAction::Udp)
+        }
         "HTTPS" | "TLS" => {
             let Some(tls) = &shape.tls else {
                 context.findings.error(
@@ -399,7 +424,7 @@ fn action(
             context.findings.error(
                 place.key("port"),
                 Reason::MissingField,
-                "a port needs a protocol: HTTP, HTTPS, TLS or TCP; this server is not served",
+                "a port needs a protocol: HTTP, HTTPS, TLS, TCP or UDP; this server is not served",
             );
             None
         }
@@ -407,7 +432,7 @@ fn action(
             context.findings.error(
                 protocol_place,
                 Reason::InvalidValue,
-                format!("protocol {other} is not one of HTTP, HTTPS, HTTP2, GRPC, TLS, TCP; this server is not served"),
+                format!("protocol {other} is not one of HTTP, HTTPS, HTTP2, GRPC, TLS, TCP, UDP; this server is not served"),
             );
             None
         }

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 
 use crate::{
     diagnostic::Reason,
-    model::{HostPattern, HttpMatch, HttpRule, Listener, ListenerKind, StringMatch, VirtualHost},
+    model::{
+        HostPattern, HttpMatch, HttpRule, Listener, ListenerKind, StringMatch, Transport,
+        VirtualHost,
+    },
     resource::istio::virtual_service::HttpRoute,
     translate::{
         Context,
@@ -57,6 +60,7 @@ pub fn virtual_hosts(
         let scope = Scope {
             gateway: &server.gateway.meta.id,
             port,
+            transport: Transport::Tcp,
             secure,
         };
         let mut served = false;

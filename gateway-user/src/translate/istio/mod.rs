@@ -32,7 +32,7 @@ pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {
     binds
         .iter()
         .filter_map(|bind| match bind.family {
-            gateway::Family::Tcp => tcp::listener(context, bind),
+            gateway::Family::Tcp | gateway::Family::Udp => tcp::listener(context, bind),
             gateway::Family::Tls => tls::listener(context, bind),
             gateway::Family::Http => Some(http::listener(context, bind)),
         })

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Rules for whole connections: raw TCP, and TLS that ends here.
+//! Rules for whole connections: raw TCP, and TLS that ends here. Istio has no
+//! block of its own for UDP; `tcp` rules serve it as well.
 
 use crate::{
     diagnostic::Reason,
-    model::{ForwardingMode, HashPolicy, Listener, ListenerKind, TcpDestination, TcpRoute},
+    model::{
+        ForwardingMode, HashPolicy, Listener, ListenerKind, TcpDestination, TcpRoute, Transport,
+    },
     resource::{Meta, Place, istio::virtual_service::RouteDestination},
     translate::{
         Context,
@@ -15,14 +18,17 @@ use crate::{
     },
 };
 
-/// The listener of a TCP server; none without a rule for it.
+/// The listener of a TCP or UDP server; none without a rule for it.
 pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> {
     let server = &bind.servers[0];
     let route = owner(context, server, bind.port)?;
     Some(Listener {
         address: bind.address,
         port: bind.port,
-        kind: ListenerKind::Forward(route),
+        kind: match server.transport() {
+            Transport::Tcp => ListenerKind::Forward(route),
+            Transport::Udp => ListenerKind::ForwardUdp(route),
+        },
         origin: server.place.origin(),
     })
 }
@@ -33,6 +39,7 @@ pub fn owner(context: &mut Context<'_>, server: &Server<'_>, port: u16) -> Optio
     let scope = Scope {
         gateway: &server.gateway.meta.id,
         port,
+        transport: server.transport(),
         secure: false,
     };
     let mut found: Option<TcpRoute> = None;

@@ -7,7 +7,7 @@ use crate::{
     diagnostic::Reason,
     model::{
         ForwardingMode, HashPolicy, HostPattern, Listener, ListenerKind, TcpDestination, TcpRoute,
-        TlsAction, TlsChain,
+        TlsAction, TlsChain, Transport,
     },
     origin::Origin,
     resource::Place,
@@ -154,6 +154,7 @@ fn passthrough(context: &mut Context<'_>, port: u16, server: &Server<'_>, chains
     let scope = Scope {
         gateway: &server.gateway.meta.id,
         port,
+        transport: Transport::Tcp,
         secure: true,
     };
     let before = chains.all.len();

@@ -25,10 +25,7 @@ fn snapshot(generation: u64, services: &[(u16, &str, ForwardingMode)]) -> Snapsh
     };
     for (id, (port, backend, forwarding)) in (0..).zip(services) {
         let backend_id = id + 1;
-        let key = ListenKey {
-            address: ListenAddress::Any,
-            port: *port,
-        };
+        let key = ListenKey::tcp(ListenAddress::Any, *port);
         let target = BackendTarget {
             address: backend.parse().expect("an address"),
             forwarding: *forwarding,
