@@ -5,6 +5,7 @@
 use super::{
     chart,
     rows::{self, Row, Rows},
+    summary,
     table::{scenarios_of_figures, skipped},
 };
 use crate::bench::{
@@ -19,6 +20,11 @@ pub fn render(run: &Run) -> String {
     add_machine(&mut text, &run.machine);
     add_settings(&mut text, &run.settings);
     add_marks(&mut text, run);
+    if !run.comparisons.is_empty() {
+        text.push_str("\n## Summary\n");
+        text.push_str(SUMMARY);
+        add_table(&mut text, &summary::of_run(run));
+    }
     text.push_str("\n## Scenarios\n");
     text.push_str(LEGEND);
     for comparison in &run.comparisons {
@@ -179,6 +185,12 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
+const SUMMARY: &str = "
+Of the contenders other than direct: the rate as a share of direct's, and the CPU beyond direct's
+for each unit of work.
+
+";
+
 const LEGEND: &str = "
 Each table has the median of the rounds with the lowest and the highest, and beside it the ratio
 to a reference: nftables where it takes part, else the fastest peer. CPU is that of the whole
@@ -206,6 +218,7 @@ mod tests {
             "- 2 rounds of 3 s",
             "- a note\n",
             "| l4-bulk | 3 times HAProxy's throughput | not measured: haproxy was not measured |\n",
+            "| l4-bulk (CPU-s/GB) | 2.00 Gbit/s | 0.50, +0.100 | - |\n",
             "| sluice | 1.00 (0.90-1.10) | 0.200 | 0.100 | 0 |\n",
             "| envoy | SKIPPED: needs a\\|b |  |  |  |\n",
             "![l4-bulk: Gbit/s](l4-bulk.svg)\n",

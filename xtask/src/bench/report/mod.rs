@@ -15,6 +15,7 @@ mod markdown;
 mod rows;
 #[cfg(test)]
 pub mod sketch;
+mod summary;
 mod table;
 
 pub use machine::machine;

@@ -185,7 +185,7 @@ fn percentiles(series: &Series) -> [String; 3] {
 }
 
 /// The unit of [`cpu`].
-fn cpu_unit(unit: Unit) -> &'static str {
+pub fn cpu_unit(unit: Unit) -> &'static str {
     match unit {
         Unit::BitsPerSecond => "CPU-s/GB",
         Unit::RequestsPerSecond => "CPU-us/request",
@@ -194,7 +194,7 @@ fn cpu_unit(unit: Unit) -> &'static str {
 }
 
 /// CPU seconds per byte, request or connection, in [`cpu_unit`].
-fn cpu(unit: Unit, per_work: f64) -> String {
+pub fn cpu(unit: Unit, per_work: f64) -> String {
     match unit {
         Unit::BitsPerSecond => format!("{:.3}", 1e9 * per_work),
         Unit::RequestsPerSecond | Unit::ConnectionsPerSecond => format!("{:.1}", 1e6 * per_work),
