@@ -10,9 +10,6 @@ use gateway_user::{
     cli::{Cli, Command},
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(options) => app::run::run(&options),

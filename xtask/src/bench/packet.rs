@@ -19,7 +19,7 @@ use crate::{build, task::say};
 pub fn measure(stage: &Stage<'_>) -> Result<Vec<Figure>> {
     say("packet: running each kernel program on packets of each kind");
     let batches = if stage.settings.is_check() { "2" } else { "20" };
-    let output = Command::new(build::example("packet", "lab")?)
+    let output = Command::new(build::example("packet", &stage.settings.profile)?)
         .args(["--batches", batches])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
