@@ -16,7 +16,7 @@ use crate::{
     datapath::kernel_serves,
     http::router::{self, RequestHead, RouteMatch},
     model::{HttpAction, ListenAddress, Transport},
-    snapshot::{ChainAction, HttpTable, ListenKey, ListenerTable, Snapshot, TcpAction},
+    snapshot::{ChainAction, Endpoint, HttpTable, ListenKey, ListenerTable, Snapshot, TcpAction},
     telemetry::access::{CloseReason, Mode},
 };
 
@@ -72,8 +72,14 @@ pub struct Destination {
     pub cluster: String,
     /// Share of the connections or requests, percent.
     pub percent: f64,
-    /// Endpoints, as `address:port`.
+    /// Endpoints that take new connections, as `address:port`.
     pub endpoints: Vec<String>,
+    /// Endpoints that are down; a running agent knows.
+    pub down: Vec<String>,
+    /// So few are up that all of them are used.
+    pub panic: bool,
+    /// How they are probed.
+    pub health: Option<String>,
 }
 
 /// Explains `query` on `snapshot`.
@@ -267,13 +273,17 @@ fn destinations<'a>(
         .map(|(name, (weight, cluster))| Destination {
             cluster: name.to_owned(),
             percent: weight as f64 * 100.0 / total.max(1) as f64,
-            endpoints: cluster
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.address.to_string())
-                .collect(),
+            endpoints: addresses(&cluster.endpoints),
+            down: addresses(&cluster.down),
+            panic: cluster.panic,
+            health: cluster.health.as_ref().map(ToString::to_string),
         })
         .collect()
+}
+
+fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+    let all = endpoints.iter();
+    all.map(|endpoint| endpoint.address.to_string()).collect()
 }
 
 impl fmt::Display for Explanation {
@@ -312,6 +322,9 @@ impl fmt::Display for Explanation {
             cluster,
             percent,
             endpoints,
+            down,
+            panic,
+            health,
         } in destinations
         {
             let endpoints = if endpoints.is_empty() {
@@ -320,6 +333,17 @@ impl fmt::Display for Explanation {
                 endpoints.join(", ")
             };
             writeln!(f, "cluster   {cluster}  {percent:.1} %  {endpoints}")?;
+            if !down.is_empty() {
+                let used = if *panic {
+                    "; so few are up that all are used"
+                } else {
+                    ""
+                };
+                writeln!(f, "down      {}{used}", down.join(", "))?;
+            }
+            if let Some(health) = health {
+                writeln!(f, "health    {health}")?;
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 //! | [`model`] | listeners, routes, clusters, certificates; no Istio word below |
 //! | [`compile`] | the model to an immutable snapshot |
 //! | [`snapshot`] | what the running agent reads |
+//! | [`health`] | probes of endpoints; what is down is an input of compile |
 //! | [`reconcile`] | the order in which a snapshot takes effect |
 //! | [`datapath`] | kernel programs and maps |
 //! | [`listener`], [`conn`], [`tls`], [`http`], [`balance`] | connections |
@@ -32,6 +33,7 @@ pub mod datapath;
 pub mod diagnostic;
 pub mod drain;
 pub mod explain;
+pub mod health;
 pub mod http;
 pub mod listener;
 pub mod model;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     model::{
-        CertificateId, ClusterId, ForwardingMode, HashPolicy, HttpRule, ListenAddress,
+        CertificateId, ClusterId, ForwardingMode, HashPolicy, Health, HttpRule, ListenAddress,
         LoadBalancing, Transport,
     },
     origin::Origin,
@@ -161,8 +161,15 @@ pub struct VirtualHost {
 pub struct Cluster {
     /// Its name.
     pub id: ClusterId,
-    /// May be empty.
+    /// Those that take new connections; may be empty.
     pub endpoints: Vec<Endpoint>,
+    /// Those that probes hold down. They take no new connection, unless
+    /// `panic` is set: then they stand in `endpoints` as well.
+    pub down: Vec<Endpoint>,
+    /// So few are up that all of them are used.
+    pub panic: bool,
+    /// How they are probed; they are not when absent.
+    pub health: Option<Health>,
     /// How one is chosen.
     pub load_balancing: LoadBalancing,
     /// Limit of one connection attempt.
@@ -192,6 +199,9 @@ pub struct Service {
     /// Its backends by ascending id, each with its share of new flows relative
     /// to the others: what the ring was made from.
     pub members: Arc<[(u32, u32)]>,
+    /// Ids of backends that are down: they take no new flow and keep those
+    /// they have.
+    pub standby: Arc<[u32]>,
     /// Backend ids by ring slot (Maglev); empty when there is no endpoint.
     pub ring: Arc<[u32]>,
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use gateway_user::{
-    compile::{DnsAnswers, compile},
+    compile::{Observed, compile},
     explain::{Query, explain},
     model::Transport,
     snapshot::Snapshot,
@@ -135,7 +135,7 @@ fn answer(example: &str, ask: &Ask) -> String {
         ..Options::default()
     };
     let (model, _) = translate(&loaded.resources, &options);
-    let (snapshot, findings) = compile(&model, &DnsAnswers::new(), &Snapshot::default());
+    let (snapshot, findings) = compile(&model, &Observed::default(), &Snapshot::default());
     assert!(findings.is_empty(), "{findings:?}");
     let query = Query {
         address: None,

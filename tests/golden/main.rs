@@ -5,8 +5,8 @@
 //! `UPDATE_GOLDEN=1 cargo test -p gateway-tests --test golden` writes both anew;
 //! read the difference before it is committed. A case may also hold `*.pem`
 //! files or directories for its Gateways to name, and an `options.txt` with lines `label
-//! KEY=VALUE` (beside `istio=ingressgateway`) and `namespace NAME`. All keys
-//! here are throw-away ones.
+//! KEY=VALUE` (beside `istio=ingressgateway`), `namespace NAME` and `health tcp`.
+//! All keys here are throw-away ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -138,6 +138,7 @@ fn options(text: Option<String>) -> Options {
                 options.labels.insert(key.to_owned(), value.to_owned());
             }
             Some(("namespace", name)) => options.namespace = Some(name.to_owned()),
+            Some(("health", "tcp")) => options.health.probe_tcp = true,
             _ => panic!("options.txt: {line:?}"),
         }
     }

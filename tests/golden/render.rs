@@ -332,6 +332,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         endpoints,
         load_balancing,
         connect_timeout,
+        health,
     } = cluster;
     assert_eq!(key, id, "a cluster stands under another's name");
     let mut line = format!("cluster {id}");
@@ -344,6 +345,9 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         line.push_str(&format!(" connect timeout {}", duration(*connect_timeout)));
     }
     text.line(0, line);
+    if let Some(health) = health {
+        text.line(1, format!("health {health}"));
+    }
     if endpoints.is_empty() {
         text.line(1, "no endpoint");
     }
@@ -351,14 +355,16 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         address,
         port,
         weight,
+        probed,
     } in endpoints
     {
+        let mark = if *probed { " probed" } else { "" };
         let address = match address {
             EndpointAddress::Ip(ip) if ip.is_ipv6() => format!("[{ip}]"),
             EndpointAddress::Ip(ip) => ip.to_string(),
             EndpointAddress::Dns(name) => format!("dns {name}"),
         };
-        text.line(1, format!("{address}:{port} weight {weight}"));
+        text.line(1, format!("{address}:{port} weight {weight}{mark}"));
     }
 }
 

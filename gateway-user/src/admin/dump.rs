@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 use serde_json::{Value, json};
 
 use crate::snapshot::{
-    ChainAction, Cluster, HttpTable, ListenerTable, Snapshot, SniTable, TcpAction, VirtualHost,
+    ChainAction, Cluster, Endpoint, HttpTable, ListenerTable, Snapshot, SniTable, TcpAction,
+    VirtualHost,
 };
 
 /// Everything the agent serves.
@@ -58,13 +59,17 @@ pub(super) fn snapshot(snapshot: &Snapshot) -> Value {
 }
 
 fn cluster(cluster: &Cluster) -> Value {
+    let endpoints = |all: &[Endpoint]| {
+        all.iter()
+            .map(|one| json!({"address": one.address.to_string(), "weight": one.weight}))
+            .collect::<Vec<_>>()
+    };
     json!({
         "name": cluster.id.as_str(),
-        "endpoints": cluster
-            .endpoints
-            .iter()
-            .map(|one| json!({"address": one.address.to_string(), "weight": one.weight}))
-            .collect::<Vec<_>>(),
+        "endpoints": endpoints(&cluster.endpoints),
+        "down": endpoints(&cluster.down),
+        "panic": cluster.panic,
+        "health": cluster.health.as_ref().map(ToString::to_string),
     })
 }
 

@@ -11,6 +11,7 @@ use prometheus_client::{
 
 use crate::{
     datapath::report::{CountReport, TrafficReport},
+    health::Verdict,
     status::Report,
 };
 
@@ -28,6 +29,7 @@ pub(super) fn encode(report: &Report) -> Result<String, fmt::Error> {
         registry: &mut registry,
     };
     agent(&mut out, report);
+    health(&mut out, report);
     kernel(&mut out, report);
     let mut body = String::new();
     text::encode(&mut body, &registry)?;
@@ -161,6 +163,52 @@ fn agent(out: &mut Families<'_>, report: &Report) {
             ];
             (labels, count)
         }),
+    );
+}
+
+fn health(out: &mut Families<'_>, report: &Report) {
+    let health = &report.health;
+    out.counter(
+        "health_probes",
+        "Probes of endpoints, by what was asked and what came of it",
+        health.probes.iter().map(|one| {
+            let labels = vec![
+                ("protocol", one.protocol.to_owned()),
+                ("outcome", one.outcome.to_owned()),
+            ];
+            (labels, one.count)
+        }),
+    );
+    out.counter(
+        "health_transitions",
+        "Verdicts on endpoints that changed; the first one of each counts",
+        [("up", health.went_up), ("down", health.went_down)]
+            .map(|(to, count)| (vec![("to", to.to_owned())], count)),
+    );
+    out.counter(
+        "health_probes_late",
+        "Probes that began more than one interval late: raise health.max_concurrent",
+        one(health.late),
+    );
+    out.gauge(
+        "health_endpoint_up",
+        "Whether a probed endpoint is up (1) or down (0); without a verdict it has none",
+        health
+            .targets
+            .iter()
+            .filter(|target| target.verdict != Verdict::Unknown)
+            .map(|target| {
+                let labels = vec![
+                    ("endpoint", target.address.to_string()),
+                    ("protocol", target.protocol.to_owned()),
+                ];
+                (labels, i64::from(target.verdict == Verdict::Up))
+            }),
+    );
+    out.gauge(
+        "health_panic",
+        "Clusters so few of whose endpoints are up that all are used",
+        one(report.impaired.iter().filter(|one| one.panic).count() as i64),
     );
 }
 

@@ -6,7 +6,7 @@ use std::{process::ExitCode, time::Duration};
 use crate::{
     app::pipeline::{self, Pipeline},
     cli,
-    compile::DnsAnswers,
+    compile::{DnsAnswers, Observed},
     explain::{self, Query},
     snapshot::Snapshot,
     source::dns::Resolver,
@@ -25,7 +25,7 @@ pub fn check(options: &cli::Check) -> anyhow::Result<ExitCode> {
     let bootstrap = pipeline::bootstrap(options.bootstrap.as_deref())?;
     let mut pipeline = Pipeline::new(options.paths.clone(), &bootstrap);
     pipeline.load();
-    let compiled = pipeline.compile(&DnsAnswers::new(), &Snapshot::default());
+    let compiled = pipeline.compile(&Observed::default(), &Snapshot::default());
     match options.output {
         cli::Output::Text => {
             for diagnostic in &compiled.diagnostics {
@@ -57,7 +57,11 @@ pub fn explain(options: &cli::Explain) -> anyhow::Result<ExitCode> {
     let bootstrap = pipeline::bootstrap(options.bootstrap.as_deref())?;
     let mut pipeline = Pipeline::new(options.paths.clone(), &bootstrap);
     pipeline.load();
-    let compiled = pipeline.compile(&resolve(&pipeline)?, &Snapshot::default());
+    let observed = Observed {
+        dns: resolve(&pipeline)?,
+        ..Observed::default()
+    };
+    let compiled = pipeline.compile(&observed, &Snapshot::default());
     let query = Query {
         address: options.address,
         port: options.port,

@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     bootstrap::Bootstrap,
-    compile::{self, DnsAnswers},
+    compile::{self, DnsAnswers, Observed},
     diagnostic::{Diagnostic, Severity},
-    model::Model,
+    model::{Model, ProbeTarget},
     snapshot::Snapshot,
     source::file::FileSource,
     translate::{self, Options},
@@ -43,6 +43,7 @@ impl Pipeline {
             options: Options {
                 labels: bootstrap.labels.clone(),
                 namespace: bootstrap.namespace.clone(),
+                health: bootstrap.health.defaults(),
                 ..Options::default()
             },
             model: Model::default(),
@@ -67,9 +68,14 @@ impl Pipeline {
         compile::dns_names(&self.model)
     }
 
+    /// Endpoints of which [`Self::compile`] wants to know whether they are down.
+    pub fn probe_targets(&self, dns: &DnsAnswers) -> BTreeSet<ProbeTarget> {
+        compile::probe_targets(&self.model, dns)
+    }
+
     /// Compiles what was loaded last.
-    pub fn compile(&self, dns: &DnsAnswers, previous: &Snapshot) -> Compiled {
-        let (snapshot, found) = compile::compile(&self.model, dns, previous);
+    pub fn compile(&self, observed: &Observed, previous: &Snapshot) -> Compiled {
+        let (snapshot, found) = compile::compile(&self.model, observed, previous);
         let mut diagnostics = self.found.clone();
         diagnostics.extend(found);
         diagnostics.sort();

@@ -17,10 +17,11 @@ use crate::{
     app::pipeline::{self, Pipeline},
     bootstrap::Bootstrap,
     cli,
-    compile::DnsAnswers,
+    compile::Observed,
     datapath::{self, Datapath},
     diagnostic::{Diagnostic, Severity},
     drain::{self, DrainTrigger},
+    health::Prober,
     listener::{WorkerOptions, Workers},
     reconcile::{Edge, Reconciler},
     snapshot::SnapshotHandle,
@@ -33,6 +34,9 @@ use crate::{
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// How often interfaces and routes are looked at, and failed steps repeated.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the first configuration waits for the first probes, so that a
+/// restart sends nothing to what is down.
+const FIRST_PROBES: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -106,6 +110,7 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
     let mut agent = Agent {
         pipeline: Pipeline::new(paths, bootstrap),
         resolver: Resolver::new(),
+        prober: Prober::start(bootstrap.health.max_concurrent)?,
         reconciler: Reconciler::new(snapshot.clone(), edge),
         workers,
         snapshot,
@@ -113,7 +118,9 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         missing,
         ready,
     };
-    agent.reload().await;
+    agent.load();
+    agent.prober.settle(FIRST_PROBES).await;
+    agent.recompile().await;
     tracing::info!(
         admin = %address,
         datapath = if agent.missing.is_none() { "ebpf" } else { "userspace" },
@@ -129,6 +136,7 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         tokio::select! {
             () = agent.pipeline.source.changed() => agent.reload().await,
             () = agent.resolver.changed() => agent.recompile().await,
+            () = agent.prober.changed() => agent.recompile().await,
             _ = signals.hangup.recv() => agent.reload().await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
@@ -201,6 +209,7 @@ impl Signals {
 struct Agent {
     pipeline: Pipeline,
     resolver: Resolver,
+    prober: Prober,
     reconciler: Reconciler,
     workers: Workers,
     snapshot: SnapshotHandle,
@@ -212,17 +221,27 @@ struct Agent {
 
 impl Agent {
     async fn reload(&mut self) {
+        self.load();
+        self.recompile().await;
+    }
+
+    /// Reads the configuration and says what it wants to know of the world.
+    fn load(&mut self) {
         let started = Instant::now();
         self.pipeline.load();
         tracing::debug!(took_ms = millis(started), "configuration read");
         self.resolver.want(self.pipeline.dns_names());
-        self.recompile().await;
+        let targets = self.pipeline.probe_targets(&self.resolver.answers());
+        self.prober.want(targets);
     }
 
     async fn recompile(&mut self) {
         let started = Instant::now();
-        let dns: DnsAnswers = self.resolver.answers();
-        let compiled = self.pipeline.compile(&dns, &self.snapshot.load());
+        let dns = self.resolver.answers();
+        self.prober.want(self.pipeline.probe_targets(&dns));
+        let down = self.prober.down();
+        let observed = Observed { dns, down };
+        let compiled = self.pipeline.compile(&observed, &self.snapshot.load());
         for diagnostic in &compiled.diagnostics {
             // Say what is new, once.
             if self.diagnostics.binary_search(diagnostic).is_err() {
@@ -300,6 +319,7 @@ impl Agent {
                     datapath: self.reconciler.datapath().map(|datapath| datapath.report()),
                     counters: self.workers.counters(),
                     active: self.workers.active(),
+                    health: self.prober.report(),
                     apply_failures: self.reconciler.failures(),
                     readiness: &self.ready.borrow(),
                 });

@@ -26,6 +26,9 @@ fn cluster(load_balancing: LoadBalancing, weights: &[u32]) -> Arc<Cluster> {
             .collect(),
         load_balancing,
         connect_timeout: Duration::from_secs(1),
+        down: Vec::new(),
+        panic: false,
+        health: None,
     })
 }
 

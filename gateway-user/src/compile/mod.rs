@@ -5,40 +5,36 @@
 //! its identity (service and backend ids, rings, TLS configurations with their
 //! session tickets, clusters), so that a reload disturbs nothing.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     diagnostic::Diagnostic,
-    model::{self, ClusterId, EndpointAddress, Model},
+    model::{self, ClusterId, Model},
     snapshot::{
-        CertificateSummary, ChainAction, Cluster, Endpoint, ListenKey, Listener, ListenerTable,
-        Snapshot, TcpAction, TlsChain,
+        CertificateSummary, ChainAction, Cluster, ListenKey, Listener, ListenerTable, Snapshot,
+        TcpAction, TlsChain,
     },
 };
 
+mod clusters;
 mod http;
 pub mod l4;
 pub mod maglev;
 mod sni;
 mod tls;
 
-/// Addresses of the names that endpoints are resolved from.
-pub type DnsAnswers = BTreeMap<String, Vec<IpAddr>>;
+pub use clusters::{DnsAnswers, Observed, dns_names, probe_targets};
 
-/// Compiles `model` into the successor of `previous`.
+/// Compiles `model` and what was `observed` into the successor of `previous`.
 ///
 /// Findings concern what only shows here: a certificate that no provider can
 /// sign with. The chain that needs it is left out; everything else is served.
 pub fn compile(
     model: &Model,
-    dns: &DnsAnswers,
+    observed: &Observed,
     previous: &Snapshot,
 ) -> (Snapshot, Vec<Diagnostic>) {
-    let clusters = clusters(model, dns, previous);
+    let clusters = clusters::clusters(model, observed, previous);
     let mut tls = tls::Configs::new(&model.certificates, previous);
     let mut diagnostics = Vec::new();
     let mut listeners = BTreeMap::new();
@@ -98,66 +94,6 @@ pub fn compile(
     (snapshot, diagnostics)
 }
 
-/// Names of all endpoints that have to be resolved.
-pub fn dns_names(model: &Model) -> std::collections::BTreeSet<String> {
-    let endpoints = model
-        .clusters
-        .values()
-        .flat_map(|cluster| &cluster.endpoints);
-    endpoints
-        .filter_map(|endpoint| match &endpoint.address {
-            EndpointAddress::Dns(name) => Some(name.clone()),
-            EndpointAddress::Ip(_) => None,
-        })
-        .collect()
-}
-
-fn clusters(
-    model: &Model,
-    dns: &DnsAnswers,
-    previous: &Snapshot,
-) -> BTreeMap<ClusterId, Arc<Cluster>> {
-    let compiled = model.clusters.iter().map(|(id, cluster)| {
-        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(cluster.endpoints.len());
-        for model::Endpoint {
-            address,
-            port,
-            weight,
-        } in &cluster.endpoints
-        {
-            let mut add = |ip: IpAddr| {
-                endpoints.push(Endpoint {
-                    address: SocketAddr::new(ip, *port),
-                    weight: *weight,
-                });
-            };
-            match address {
-                EndpointAddress::Ip(ip) => add(*ip),
-                EndpointAddress::Dns(name) => {
-                    dns.get(name).into_iter().flatten().for_each(|ip| add(*ip));
-                }
-            }
-        }
-        endpoints.sort_unstable();
-        endpoints.dedup_by_key(|endpoint| endpoint.address);
-        let cluster = Cluster {
-            id: id.clone(),
-            endpoints,
-            load_balancing: cluster.load_balancing,
-            connect_timeout: cluster.connect_timeout,
-        };
-        let kept = previous
-            .clusters
-            .get(id)
-            .filter(|before| ***before == cluster);
-        (
-            id.clone(),
-            kept.cloned().unwrap_or_else(|| Arc::new(cluster)),
-        )
-    });
-    compiled.collect()
-}
-
 fn chain_action(
     action: &model::TlsAction,
     clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
@@ -204,6 +140,9 @@ fn cluster(clusters: &BTreeMap<ClusterId, Arc<Cluster>>, id: &ClusterId) -> Arc<
         Arc::new(Cluster {
             id: id.clone(),
             endpoints: Vec::new(),
+            down: Vec::new(),
+            panic: false,
+            health: None,
             load_balancing: model::LoadBalancing::default(),
             connect_timeout: model::cluster::DEFAULT_CONNECT_TIMEOUT,
         })

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Compilation of hand-made models.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::{DnsAnswers, compile, dns_names};
+use super::{DnsAnswers, Observed, compile, dns_names, probe_targets};
 use crate::{
     model::{
-        Cluster, ClusterId, Endpoint, EndpointAddress, ForwardingMode, HashPolicy, HostPattern,
-        ListenAddress, Listener, ListenerKind, LoadBalancing, Model, TcpDestination, TcpRoute,
-        TlsAction, TlsChain,
+        Cluster, ClusterId, Endpoint, EndpointAddress, ForwardingMode, HashPolicy, Health,
+        HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind, LoadBalancing, Model,
+        Probe, ProbeProtocol, TcpDestination, TcpRoute, TlsAction, TlsChain,
     },
     origin::Origin,
     snapshot::{ListenKey, ListenerTable, Snapshot},
@@ -23,10 +23,12 @@ fn cluster(name: &str, endpoints: &[EndpointAddress]) -> Cluster {
                 address: address.clone(),
                 port: 9000,
                 weight: 1,
+                probed: false,
             })
             .collect(),
         load_balancing: LoadBalancing::default(),
         connect_timeout: Duration::from_secs(1),
+        health: None,
     }
 }
 
@@ -73,8 +75,8 @@ fn an_unchanged_cluster_keeps_its_identity_and_ids() {
         vec![cluster("a.test", &[EndpointAddress::Ip(ip("10.0.0.1"))])],
         vec![forwarded(1883, "a.test")],
     );
-    let (first, _) = compile(&model, &DnsAnswers::new(), &Snapshot::default());
-    let (second, _) = compile(&model, &DnsAnswers::new(), &first);
+    let (first, _) = compile(&model, &Observed::default(), &Snapshot::default());
+    let (second, _) = compile(&model, &Observed::default(), &first);
     assert_eq!(second.generation, 2);
     let id = ClusterId::new("a.test", 9000, None);
     assert!(std::sync::Arc::ptr_eq(
@@ -93,11 +95,15 @@ fn dns_answers_become_endpoints() {
         vec![forwarded(1883, "b.test")],
     );
     assert_eq!(dns_names(&model), ["b.test".to_owned()].into());
-    let (without, _) = compile(&model, &DnsAnswers::new(), &Snapshot::default());
+    let (without, _) = compile(&model, &Observed::default(), &Snapshot::default());
     let id = ClusterId::new("b.test", 9000, None);
     assert!(without.clusters[&id].endpoints.is_empty());
     let answers = DnsAnswers::from([("b.test".to_owned(), vec![ip("10.0.0.2"), ip("10.0.0.1")])]);
-    let (with, _) = compile(&model, &answers, &without);
+    let observed = Observed {
+        dns: answers,
+        ..Observed::default()
+    };
+    let (with, _) = compile(&model, &observed, &without);
     let addresses: Vec<String> = with.clusters[&id]
         .endpoints
         .iter()
@@ -127,7 +133,7 @@ fn chains_are_found_by_exact_name_then_suffix_then_default() {
         origin: Origin::new("test.yaml", 1),
     };
     let model = model(vec![cluster("a.test", &[])], vec![listener]);
-    let (snapshot, _) = compile(&model, &DnsAnswers::new(), &Snapshot::default());
+    let (snapshot, _) = compile(&model, &Observed::default(), &Snapshot::default());
     let found = snapshot.listener(ip("10.0.0.9"), 443).expect("a listener");
     let ListenerTable::Tls(table) = &found.table else {
         panic!("not TLS")
@@ -142,4 +148,153 @@ fn chains_are_found_by_exact_name_then_suffix_then_default() {
         let chain = crate::conn::decide::find_chain(table, sni).expect("a chain");
         assert_eq!(chain.origin.line, line, "{sni:?}");
     }
+}
+
+fn probed(name: &str, endpoints: &[(&str, bool)], panic_percent: u8) -> Cluster {
+    let defaults = HealthDefaults::default();
+    let addresses: Vec<EndpointAddress> = endpoints
+        .iter()
+        .map(|(address, _)| EndpointAddress::Ip(ip(address)))
+        .collect();
+    let mut cluster = cluster(name, &addresses);
+    for (endpoint, (_, probed)) in cluster.endpoints.iter_mut().zip(endpoints) {
+        endpoint.probed = *probed;
+    }
+    cluster.health = Some(Health {
+        probe: Arc::new(Probe {
+            protocol: ProbeProtocol::Tcp,
+            port: Some(9001),
+            interval: defaults.interval,
+            timeout: defaults.timeout,
+            unhealthy_threshold: 2,
+            healthy_threshold: 2,
+        }),
+        panic_percent,
+    });
+    cluster
+}
+
+/// What is observed when the probed endpoints `down` are down.
+fn observed(model: &Model, down: &[&str]) -> Observed {
+    let dns = DnsAnswers::new();
+    let down: Vec<IpAddr> = down.iter().map(|address| ip(address)).collect();
+    Observed {
+        down: probe_targets(model, &dns)
+            .into_iter()
+            .filter(|target| down.contains(&target.address.ip()))
+            .collect(),
+        dns,
+    }
+}
+
+fn endpoints(snapshot: &Snapshot, name: &str) -> (Vec<String>, Vec<String>, bool) {
+    let cluster = &snapshot.clusters[&ClusterId::new(name, 9000, None)];
+    let text = |all: &[crate::snapshot::Endpoint]| {
+        all.iter().map(|one| one.address.ip().to_string()).collect()
+    };
+    (text(&cluster.endpoints), text(&cluster.down), cluster.panic)
+}
+
+#[test]
+fn an_endpoint_that_is_down_takes_no_new_connection() {
+    let all = [("10.0.0.1", true), ("10.0.0.2", true), ("10.0.0.3", false)];
+    let model = model(
+        vec![probed("a.test", &all, 25)],
+        vec![forwarded(1883, "a.test")],
+    );
+    let targets = probe_targets(&model, &DnsAnswers::new());
+    let asked: Vec<String> = targets.iter().map(|one| one.address.to_string()).collect();
+    assert_eq!(
+        asked,
+        ["10.0.0.1:9001", "10.0.0.2:9001"],
+        "on the probe's port"
+    );
+
+    let (before, _) = compile(&model, &Observed::default(), &Snapshot::default());
+    assert_eq!(endpoints(&before, "a.test").0.len(), 3, "none is down yet");
+    let (snapshot, _) = compile(
+        &model,
+        &observed(&model, &["10.0.0.1", "10.0.0.3"]),
+        &before,
+    );
+    let (used, down, panic) = endpoints(&snapshot, "a.test");
+    assert_eq!(
+        used,
+        ["10.0.0.2", "10.0.0.3"],
+        "who is not probed counts as up"
+    );
+    assert_eq!((down, panic), (vec!["10.0.0.1".to_owned()], false));
+
+    let (again, _) = compile(&model, &observed(&model, &["10.0.0.1"]), &snapshot);
+    let id = ClusterId::new("a.test", 9000, None);
+    assert!(Arc::ptr_eq(&again.clusters[&id], &snapshot.clusters[&id]));
+}
+
+#[test]
+fn with_too_few_up_all_are_used() {
+    let all = [("10.0.0.1", true), ("10.0.0.2", true), ("10.0.0.3", true)];
+    for (percent, down, used, panic) in [
+        (25, &["10.0.0.1", "10.0.0.2"][..], 1, false),
+        (50, &["10.0.0.1", "10.0.0.2"], 3, true),
+        (25, &["10.0.0.1", "10.0.0.2", "10.0.0.3"], 3, true),
+        (0, &["10.0.0.1", "10.0.0.2", "10.0.0.3"], 0, false),
+    ] {
+        let model = model(
+            vec![probed("a.test", &all, percent)],
+            vec![forwarded(1883, "a.test")],
+        );
+        let (snapshot, _) = compile(&model, &observed(&model, down), &Snapshot::default());
+        let (endpoints, left, panics) = endpoints(&snapshot, "a.test");
+        assert_eq!(
+            (endpoints.len(), panics),
+            (used, panic),
+            "{percent} {down:?}"
+        );
+        assert_eq!(left.len(), down.len());
+        let service = snapshot.services.values().next().expect("a service");
+        assert_eq!(service.members.len(), used);
+        assert_eq!(service.standby.len(), if panic { 0 } else { down.len() });
+        assert_eq!(service.ring.is_empty(), used == 0);
+        assert_eq!(snapshot.backends.len(), 3, "all of them keep their flows");
+    }
+}
+
+/// Of 11 endpoints one goes down: a ring for 10 would have another size, and
+/// nearly every slot another owner.
+#[test]
+fn a_ring_changes_little_when_an_endpoint_goes_down() {
+    let names: Vec<String> = (1..=11).map(|i| format!("10.0.0.{i}")).collect();
+    let all: Vec<(&str, bool)> = names.iter().map(|name| (name.as_str(), true)).collect();
+    let model = model(
+        vec![probed("a.test", &all, 25)],
+        vec![forwarded(1883, "a.test")],
+    );
+    let (before, _) = compile(&model, &Observed::default(), &Snapshot::default());
+    let (after, _) = compile(&model, &observed(&model, &["10.0.0.4"]), &before);
+    assert_eq!(before.backends, after.backends, "ids stay");
+    let ring = |snapshot: &Snapshot| {
+        let service = snapshot.services.values().next().expect("a service");
+        Arc::clone(&service.ring)
+    };
+    let (old, new) = (ring(&before), ring(&after));
+    assert_eq!(old.len(), new.len());
+    let (gone, _) = before
+        .backends
+        .iter()
+        .find(|(_, target)| target.address.ip() == ip("10.0.0.4"))
+        .expect("a backend");
+    assert!(!new.contains(gone));
+    let moved = old
+        .iter()
+        .zip(new.iter())
+        .filter(|(old, new)| *old != gone && old != new)
+        .count();
+    assert!(
+        moved * 50 < old.len(),
+        "{moved} of {} slots moved",
+        old.len()
+    );
+
+    let (back, _) = compile(&model, &Observed::default(), &after);
+    assert_eq!(ring(&back), old, "the way back is the same");
 }

@@ -3,6 +3,8 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
+use crate::model::Health;
+
 /// Names a cluster: host, port and subset of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(Arc<str>);
@@ -39,6 +41,8 @@ pub struct Cluster {
     pub load_balancing: LoadBalancing,
     /// Limit of one connection attempt.
     pub connect_timeout: Duration,
+    /// How its endpoints are probed; they are not when absent.
+    pub health: Option<Health>,
 }
 
 /// One address of a cluster.
@@ -50,6 +54,8 @@ pub struct Endpoint {
     pub port: u16,
     /// Share, at least 1.
     pub weight: u32,
+    /// Whether it is probed; otherwise it counts as up.
+    pub probed: bool,
 }
 
 /// An endpoint's address as configured.

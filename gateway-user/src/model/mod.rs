@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 pub mod certificate;
 pub mod cluster;
+pub mod health;
 pub mod hostname;
 pub mod http_route;
 pub mod listener;
@@ -18,6 +19,7 @@ pub mod tcp_route;
 
 pub use certificate::{Certificate, CertificateId};
 pub use cluster::{Cluster, ClusterId, Endpoint, EndpointAddress, LoadBalancing};
+pub use health::{Health, HealthDefaults, HttpProbe, Probe, ProbeProtocol, ProbeTarget};
 pub use hostname::HostPattern;
 pub use http_route::{
     DirectResponse, HeaderEdits, HeaderMatch, HttpAction, HttpDestination, HttpMatch, HttpRule,

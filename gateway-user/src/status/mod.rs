@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     datapath::DatapathReport,
     diagnostic::{Diagnostic, Reason, Severity},
+    health::HealthReport,
     snapshot::{ListenerTable, Snapshot},
     telemetry::{
         access::CloseReason,
@@ -47,6 +48,8 @@ pub struct Inputs<'a> {
     pub counters: &'a [Arc<WorkerCounters>],
     /// Connections in the agent.
     pub active: usize,
+    /// Of the probes.
+    pub health: HealthReport,
     /// Snapshots that took more than one attempt.
     pub apply_failures: u64,
     /// Where the agent is in its life.
@@ -70,6 +73,10 @@ pub struct Report {
     pub listeners: Vec<ListenerReport>,
     /// Connections in the agent.
     pub connections: Connections,
+    /// Probes of endpoints.
+    pub health: HealthReport,
+    /// Clusters with an endpoint that is down.
+    pub impaired: Vec<ImpairedReport>,
     /// Certificates in use.
     pub certificates: Vec<CertificateReport>,
     /// Findings of the last load.
@@ -132,6 +139,19 @@ pub struct Closed {
     pub count: u64,
 }
 
+/// A cluster with an endpoint that is down.
+#[derive(Debug, Serialize)]
+pub struct ImpairedReport {
+    /// Its name.
+    pub cluster: String,
+    /// Endpoints that take new connections.
+    pub used: usize,
+    /// Endpoints that are down, as `address:port`.
+    pub down: Vec<String>,
+    /// So few are up that all of them are used.
+    pub panic: bool,
+}
+
 /// One certificate.
 #[derive(Debug, Serialize)]
 pub struct CertificateReport {
@@ -184,6 +204,7 @@ pub fn report(inputs: Inputs<'_>) -> Report {
         datapath,
         counters,
         active,
+        health,
         apply_failures,
         readiness,
     } = inputs;
@@ -223,6 +244,22 @@ pub fn report(inputs: Inputs<'_>) -> Report {
             })
             .collect(),
         connections: connections(counters, active),
+        health,
+        impaired: snapshot
+            .clusters
+            .values()
+            .filter(|cluster| !cluster.down.is_empty())
+            .map(|cluster| ImpairedReport {
+                cluster: cluster.id.to_string(),
+                used: cluster.endpoints.len(),
+                down: cluster
+                    .down
+                    .iter()
+                    .map(|endpoint| endpoint.address.to_string())
+                    .collect(),
+                panic: cluster.panic,
+            })
+            .collect(),
         certificates: snapshot
             .certificates
             .iter()

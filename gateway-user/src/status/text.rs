@@ -122,6 +122,7 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&closed["count"])
         )?;
     }
+    write_health(out, report)?;
     for certificate in items(&report["certificates"]) {
         writeln!(
             out,
@@ -141,6 +142,50 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&finding["severity"]),
             word(&finding["message"]),
             word(&finding["reason"])
+        )?;
+    }
+    Ok(())
+}
+
+/// Nothing when nothing is probed; of the endpoints those that are not up.
+fn write_health(out: &mut String, report: &Value) -> std::fmt::Result {
+    let health = &report["health"];
+    let all: Vec<&Value> = items(&health["targets"]).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let count = |verdict| all.iter().filter(|one| one["verdict"] == verdict).count();
+    writeln!(
+        out,
+        "health     {} endpoints probed, {} up, {} down",
+        all.len(),
+        count("up"),
+        count("down")
+    )?;
+    for target in all.iter().filter(|one| one["verdict"] != "up") {
+        writeln!(
+            out,
+            "  {:<9} {:<22} for {} s  {}  {}",
+            word(&target["verdict"]),
+            word(&target["address"]),
+            word(&target["for_s"]),
+            word(&target["last"]),
+            word(&target["probe"])
+        )?;
+    }
+    for cluster in items(&report["impaired"]) {
+        let panic = cluster["panic"].as_bool() == Some(true);
+        writeln!(
+            out,
+            "  cluster   {}: {} in use, {} down{}",
+            word(&cluster["cluster"]),
+            word(&cluster["used"]),
+            items(&cluster["down"]).count(),
+            if panic {
+                "; so few are up that all are used"
+            } else {
+                ""
+            }
         )?;
     }
     Ok(())

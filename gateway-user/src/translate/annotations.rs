@@ -3,8 +3,8 @@
 
 use crate::{
     diagnostic::Reason,
-    resource::Meta,
-    translate::{Context, istio::FORWARDING},
+    resource::Object,
+    translate::{Context, health, istio::FORWARDING, list},
 };
 
 const PREFIX: &str = "sluice.dev/";
@@ -12,36 +12,54 @@ const PREFIX: &str = "sluice.dev/";
 /// Names the annotations that nothing reads.
 pub fn check(context: &mut Context<'_>) {
     let resources = context.resources;
-    let read = resources
-        .virtual_services
-        .iter()
-        .map(|object| &object.meta)
-        .chain(resources.service_entries.iter().map(|object| &object.meta))
-        .chain(resources.services.iter().map(|object| &object.meta));
-    let unread = resources
-        .gateways
-        .iter()
-        .map(|object| &object.meta)
-        .chain(
-            resources
-                .destination_rules
-                .iter()
-                .map(|object| &object.meta),
-        )
-        .chain(resources.workload_entries.iter().map(|object| &object.meta))
-        .chain(resources.endpoint_slices.iter().map(|object| &object.meta))
-        .chain(resources.secrets.iter().map(|object| &object.meta));
-    read.for_each(|meta| unknown(context, meta, &[FORWARDING]));
-    unread.for_each(|meta| unknown(context, meta, &[]));
+    let route = [FORWARDING];
+    let service: Vec<&str> = route.iter().chain(health::KEYS).copied().collect();
+    unknown(context, &resources.gateways, "Gateway", &[]);
+    unknown(
+        context,
+        &resources.virtual_services,
+        "VirtualService",
+        &route,
+    );
+    unknown(
+        context,
+        &resources.destination_rules,
+        "DestinationRule",
+        health::KEYS,
+    );
+    unknown(
+        context,
+        &resources.service_entries,
+        "ServiceEntry",
+        &service,
+    );
+    unknown(context, &resources.workload_entries, "WorkloadEntry", &[]);
+    unknown(context, &resources.services, "Service", &service);
+    unknown(context, &resources.endpoint_slices, "EndpointSlice", &[]);
+    unknown(context, &resources.secrets, "Secret", &[]);
 }
 
-fn unknown(context: &mut Context<'_>, meta: &Meta, known: &[&str]) {
-    for key in meta.annotations.keys() {
-        if key.starts_with(PREFIX) && !known.contains(&key.as_str()) {
+fn unknown<T, O: AsRef<Object<T>>>(
+    context: &mut Context<'_>,
+    objects: &[O],
+    kind: &str,
+    known: &[&str],
+) {
+    for meta in objects.iter().map(|object| &object.as_ref().meta) {
+        for key in meta.annotations.keys() {
+            if !key.starts_with(PREFIX) || known.contains(&key.as_str()) {
+                continue;
+            }
+            let advice = if known.is_empty() {
+                format!("a {kind} has none that does")
+            } else {
+                let short = known.iter().map(|key| key.trim_start_matches(PREFIX));
+                format!("a {kind} has, after {PREFIX}: {}", list(short))
+            };
             context.findings.warning(
                 meta.annotation(key),
                 Reason::UnknownField,
-                format!("annotation {key} has no effect here; only {FORWARDING} of a VirtualService, Service or ServiceEntry has one"),
+                format!("annotation {key} has no effect here; {advice}"),
             );
         }
     }

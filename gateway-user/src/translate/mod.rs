@@ -11,6 +11,7 @@
 //! | file | job |
 //! |---|---|
 //! | `annotations` | annotations of this gateway that it does not know |
+//! | `health` | annotations that say how endpoints are probed |
 //! | `hosts` | `[namespace/]host`, short names, visibility |
 //! | `endpoints` | Services, EndpointSlices, ServiceEntries: what stands behind a host |
 //! | `certificates` | Secrets and files to pairs that belong together |
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     diagnostic::{Diagnostic, Reason},
-    model::{Certificate, CertificateId, Cluster, ClusterId, Model},
+    model::{Certificate, CertificateId, Cluster, ClusterId, HealthDefaults, Model},
     resource::{Place, ResourceSet},
 };
 
@@ -28,6 +29,7 @@ mod annotations;
 mod certificates;
 mod duration;
 mod endpoints;
+mod health;
 mod hosts;
 mod istio;
 #[cfg(test)]
@@ -47,6 +49,8 @@ pub struct Options {
     /// Certificates of the previous model. One whose new contents cannot be
     /// used stays in use.
     pub last_good: BTreeMap<CertificateId, Certificate>,
+    /// How endpoints are probed where no annotation says so.
+    pub health: HealthDefaults,
 }
 
 /// The model and every finding, sorted by file and line.

@@ -20,6 +20,8 @@ const ROOMS: &[Room] = &[
     room("translate", &["resource", "model"]),
     room("snapshot", &["model"]),
     room("compile", &["model", "snapshot", "tls"]),
+    // What observes the world beside the configuration.
+    room("health", &["model"]),
     // What reads a snapshot.
     room("balance", &["model", "snapshot"]),
     room("datapath", &["model", "snapshot"]),
@@ -72,7 +74,10 @@ const ROOMS: &[Room] = &[
         "explain",
         &["model", "snapshot", "http", "conn", "datapath", "telemetry"],
     ),
-    room("status", &["model", "snapshot", "datapath", "telemetry"]),
+    room(
+        "status",
+        &["model", "snapshot", "datapath", "health", "telemetry"],
+    ),
     room(
         "admin",
         &[
@@ -81,6 +86,7 @@ const ROOMS: &[Room] = &[
             "status",
             "explain",
             "datapath",
+            "health",
             "telemetry",
         ],
     ),

@@ -23,6 +23,36 @@ mod tests;
 /// The backends of a ring by their ids, with their shares.
 type Members = Arc<[(u32, u32)]>;
 
+/// A forwarded listener and what stands behind it.
+struct Forwarded<'a> {
+    route: &'a TcpRoute,
+    /// Endpoints that take new flows, with their shares.
+    shares: BTreeMap<SocketAddr, u32>,
+    /// Endpoints that are down. They keep their ids, for their flows go on,
+    /// and count for the size of the ring: another size would move nearly
+    /// every slot, although only theirs have to move.
+    unused: BTreeSet<SocketAddr>,
+}
+
+impl<'a> Forwarded<'a> {
+    fn new(route: &'a TcpRoute, clusters: &BTreeMap<ClusterId, Arc<Cluster>>) -> Self {
+        let shares = shares(route, clusters);
+        let unused = route
+            .destinations
+            .iter()
+            .filter_map(|destination| clusters.get(&destination.cluster))
+            .flat_map(|cluster| &cluster.down)
+            .map(|endpoint| canonical(endpoint.address))
+            .filter(|address| !shares.contains_key(address))
+            .collect();
+        Self {
+            route,
+            shares,
+            unused,
+        }
+    }
+}
+
 /// The services of `model`, and every backend they name. `clusters` are those
 /// of the new snapshot, `previous` is the one in force.
 pub fn services(
@@ -33,7 +63,7 @@ pub fn services(
     BTreeMap<ListenKey, Arc<Service>>,
     BTreeMap<u32, BackendTarget>,
 ) {
-    let forwarded: BTreeMap<ListenKey, (&TcpRoute, BTreeMap<SocketAddr, u32>)> = model
+    let forwarded: BTreeMap<ListenKey, Forwarded<'_>> = model
         .listeners
         .iter()
         .filter_map(|listener| match &listener.kind {
@@ -43,7 +73,7 @@ pub fn services(
                     port: listener.port,
                     transport: listener.transport(),
                 };
-                Some((key, (route, shares(route, clusters))))
+                Some((key, Forwarded::new(route, clusters)))
             }
             ListenerKind::Tls(_) | ListenerKind::PlainHttp(_) => None,
         })
@@ -55,7 +85,12 @@ pub fn services(
 
     let services = forwarded
         .iter()
-        .map(|(key, (route, shares))| {
+        .map(|(key, forwarded)| {
+            let Forwarded {
+                route,
+                shares,
+                unused,
+            } = forwarded;
             let target = |address: &SocketAddr| BackendTarget {
                 address: *address,
                 forwarding: route.forwarding,
@@ -65,14 +100,21 @@ pub fn services(
                 .map(|(address, share)| (backend_ids[&target(address)], *share))
                 .collect();
             members.sort_unstable();
-            let (members, ring) =
-                rings.ring(members, shares, |address| backend_ids[&target(address)]);
+            let (members, ring) = rings.ring(members, shares, unused.len(), |address| {
+                backend_ids[&target(address)]
+            });
+            let mut standby: Vec<u32> = unused
+                .iter()
+                .map(|address| backend_ids[&target(address)])
+                .collect();
+            standby.sort_unstable();
             let service = Service {
                 id: service_ids[key],
                 hash_policy: route.hash_policy,
                 forwarding: route.forwarding,
                 idle_timeout: route.idle_timeout,
                 members,
+                standby: standby.into(),
                 ring,
             };
             let service = match previous.services.get(key) {
@@ -103,10 +145,7 @@ fn shares(
         };
         let total: u128 = cluster.endpoints.iter().map(|e| u128::from(e.weight)).sum();
         for endpoint in &cluster.endpoints {
-            let address = SocketAddr::new(
-                endpoint.address.ip().to_canonical(),
-                endpoint.address.port(),
-            );
+            let address = canonical(endpoint.address);
             // 64 fractional bits: two weights of 32 bits fit above them.
             let share = ((u128::from(destination.weight) * u128::from(endpoint.weight)) << 64)
                 .checked_div(total)
@@ -134,16 +173,19 @@ fn shares(
 /// (an adopted kernel table only knows the resolved mode), then the lowest
 /// that neither snapshot uses.
 fn backend_ids(
-    forwarded: &BTreeMap<ListenKey, (&TcpRoute, BTreeMap<SocketAddr, u32>)>,
+    forwarded: &BTreeMap<ListenKey, Forwarded<'_>>,
     previous: &Snapshot,
 ) -> BTreeMap<BackendTarget, u32> {
     let wanted: BTreeSet<BackendTarget> = forwarded
         .values()
-        .flat_map(|(route, shares)| {
-            shares.keys().map(|address| BackendTarget {
-                address: *address,
-                forwarding: route.forwarding,
-            })
+        .flat_map(|one| {
+            one.shares
+                .keys()
+                .chain(&one.unused)
+                .map(|address| BackendTarget {
+                    address: *address,
+                    forwarding: one.route.forwarding,
+                })
         })
         .collect();
     let mut spare: HashMap<SocketAddr, Vec<u32>> = HashMap::new();
@@ -212,7 +254,7 @@ fn service_ids<'a>(
 
 /// Rings made so far: services with equal members share one, and one that the
 /// previous snapshot has is not computed again.
-struct Rings(HashMap<Members, Arc<[u32]>>);
+struct Rings(HashMap<(Members, u32), Arc<[u32]>>);
 
 impl Rings {
     fn of(previous: &Snapshot) -> Self {
@@ -225,28 +267,42 @@ impl Rings {
                         previous.backends.contains_key(id)
                     })
                 })
-                .map(|service| (Arc::clone(&service.members), Arc::clone(&service.ring)))
+                .map(|service| {
+                    let ring = Arc::clone(&service.ring);
+                    ((Arc::clone(&service.members), ring.len() as u32), ring)
+                })
                 .collect(),
         )
     }
 
+    /// The ring of `members`, of the size for them and `unused` others.
     fn ring(
         &mut self,
         members: Vec<(u32, u32)>,
         shares: &BTreeMap<SocketAddr, u32>,
+        unused: usize,
         id: impl Fn(&SocketAddr) -> u32,
     ) -> (Members, Arc<[u32]>) {
-        if let Some((members, ring)) = self.0.get_key_value(members.as_slice()) {
+        let size = match shares.len() {
+            0 => 0,
+            used => maglev::ring_size(used + unused),
+        };
+        let key = (Members::from(members), size);
+        if let Some(((members, _), ring)) = self.0.get_key_value(&key) {
             return (Arc::clone(members), Arc::clone(ring));
         }
         let seeded: Vec<(u32, Seed, u32)> = shares
             .iter()
             .map(|(address, share)| (id(address), Seed::from(*address), *share))
             .collect();
-        let size = maglev::ring_size(seeded.len());
         let ring: Arc<[u32]> = maglev::ring(&seeded, size).into();
-        let members: Members = members.into();
-        self.0.insert(Arc::clone(&members), Arc::clone(&ring));
+        let members = Arc::clone(&key.0);
+        self.0.insert(key, Arc::clone(&ring));
         (members, ring)
     }
+}
+
+/// IPv4-mapped addresses as what they stand for.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

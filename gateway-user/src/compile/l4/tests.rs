@@ -51,6 +51,9 @@ fn compile(rows: &[Row<'_>], previous: &Snapshot) -> Snapshot {
                 endpoints,
                 load_balancing: LoadBalancing::default(),
                 connect_timeout: Duration::from_secs(10),
+                down: Vec::new(),
+                panic: false,
+                health: None,
             };
             clusters.insert(id, Arc::new(cluster));
         }

@@ -196,6 +196,7 @@ impl Datapath {
                 forwarding: ForwardingMode::Auto,
                 idle_timeout: (timeout > 0).then(|| std::time::Duration::from_secs(timeout)),
                 members: shares.into_iter().collect(),
+                standby: Arc::default(),
                 ring: Arc::clone(&installed.ring),
             };
             let key = ListenKey {

@@ -165,6 +165,8 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
                 continue;
             }
             used.extend(service.members.iter().map(|(id, _)| *id));
+            let standby = service.standby.iter().copied();
+            used.extend(standby.filter(|id| *id < around.max_backends));
             let entry = Entry {
                 service_id: service.id,
                 ring: Arc::clone(&service.ring),

@@ -51,6 +51,7 @@ fn desired(services: &[(ListenKey, &str, ForwardingMode)]) -> Desired {
             forwarding: *forwarding,
             idle_timeout: Some(Duration::from_millis(300)),
             members: [(backend_id, 1)].into(),
+            standby: [].into(),
             ring: [backend_id].into(),
         };
         desired.services.insert(*key, Arc::new(service));

@@ -146,6 +146,9 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
             .collect(),
         load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Duration::from_secs(2),
+        down: Vec::new(),
+        panic: false,
+        health: None,
     })
 }
 

@@ -166,6 +166,9 @@ fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
             .collect(),
         load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Duration::from_millis(300),
+        down: Vec::new(),
+        panic: false,
+        health: None,
     })
 }
 

@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings,
         endpoints::{Labelled, Port, Service, is_exact, port_number},
-        hosts, list,
+        health, hosts, list,
     },
 };
 
@@ -65,8 +65,10 @@ pub fn service<'a>(
                     address: EndpointAddress::Dns(name.clone()),
                     port: number,
                     weight: 1,
+                    probed: false,
                 },
                 labels: BTreeMap::new(),
+                vouched: false,
             }],
             None => {
                 let name = port.name.as_deref().unwrap_or("");
@@ -89,6 +91,7 @@ pub fn service<'a>(
         host: hosts::service_name(&service.meta.id),
         meta: &service.meta,
         ports,
+        health: health::Settings::read(&service.meta, findings),
         export_to,
     }
 }
@@ -142,8 +145,10 @@ fn sliced(
                         address,
                         port,
                         weight: 1,
+                        probed: false,
                     },
                     labels: slice.meta.labels.clone(),
+                    vouched: conditions.ready.is_some(),
                 });
             }
         }

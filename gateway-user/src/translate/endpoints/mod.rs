@@ -8,7 +8,7 @@ use crate::{
     diagnostic::Reason,
     model::{Endpoint, HostPattern, Transport},
     resource::{Meta, Object, ObjectId, Place, ResourceSet, core::EndpointSlice},
-    translate::{Findings, hosts},
+    translate::{Findings, health, hosts},
 };
 
 mod kubernetes;
@@ -39,6 +39,8 @@ pub struct Service<'a> {
     pub meta: &'a Meta,
     /// Ports; one number may stand for TCP and for UDP.
     pub ports: Vec<Port>,
+    /// How its endpoints are to be probed.
+    pub health: health::Settings,
     export_to: Vec<String>,
 }
 
@@ -60,6 +62,8 @@ pub struct Labelled {
     pub endpoint: Endpoint,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// An EndpointSlice says whether it is ready.
+    pub vouched: bool,
 }
 
 impl<'a> Registry<'a> {

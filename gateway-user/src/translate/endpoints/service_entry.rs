@@ -13,6 +13,7 @@ use crate::{
     translate::{
         Findings,
         endpoints::{Labelled, Port, Registry, Service, includes, is_exact, port_number},
+        health,
     },
 };
 
@@ -39,6 +40,7 @@ impl<'a> Registry<'a> {
                 ),
             );
         }
+        let health = health::Settings::read(&entry.meta, findings);
         for (index, host) in entry.spec.hosts.iter().enumerate() {
             let place = spec.key("hosts").index(index);
             let host = host.to_ascii_lowercase();
@@ -69,6 +71,7 @@ impl<'a> Registry<'a> {
                 host,
                 meta: &entry.meta,
                 ports,
+                health: health.clone(),
                 export_to: entry.spec.export_to.clone(),
             });
         }
@@ -277,8 +280,10 @@ fn entry_ports(
                     address: EndpointAddress::Dns(host.to_owned()),
                     port: target,
                     weight: 1,
+                    probed: false,
                 },
                 labels: BTreeMap::new(),
+                vouched: false,
             }],
             Addresses::Hosts => {
                 findings.error(
@@ -311,8 +316,10 @@ fn entry_ports(
                             address: address.clone(),
                             port: target,
                             weight: workload.weight.unwrap_or(1).max(1),
+                            probed: false,
                         },
                         labels: (*labels).clone(),
+                        vouched: false,
                     })
                 })
                 .collect(),

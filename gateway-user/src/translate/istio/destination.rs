@@ -4,14 +4,14 @@
 use crate::{
     diagnostic::Reason,
     model::{
-        Cluster, ClusterId, ForwardingMode, LoadBalancing, Transport,
+        Cluster, ClusterId, Endpoint, ForwardingMode, LoadBalancing, Transport,
         cluster::DEFAULT_CONNECT_TIMEOUT,
     },
     resource::{Meta, Place, istio::virtual_service::Destination},
     translate::{
         Context,
         endpoints::{Labelled, Service, includes},
-        hosts,
+        health, hosts,
         istio::{attach::Scope, destination_rule::Policy},
         list,
     },
@@ -147,10 +147,22 @@ impl Context<'_> {
                 .iter()
                 .find(|known| (known.number, known.transport) == (port, scope.transport))
                 .map_or(&[], |known| &known.endpoints);
+            let mut layers = policies.health(&host, &service.meta.id.namespace, &gateway);
+            layers.push((service.meta, &service.health));
+            let defaults = &self.options.health;
+            let judged = health::judged(&layers, defaults, &service.host, &mut self.findings);
+            let probed = |vouched: bool| {
+                judged
+                    .as_ref()
+                    .is_some_and(|judged| judged.vouched || !vouched)
+            };
             let mut endpoints: Vec<_> = all
                 .iter()
                 .filter(|known| labels.is_none_or(|labels| includes(&known.labels, labels)))
-                .map(|known| known.endpoint.clone())
+                .map(|known| Endpoint {
+                    probed: probed(known.vouched),
+                    ..known.endpoint.clone()
+                })
                 .collect();
             endpoints.sort();
             endpoints.dedup();
@@ -172,6 +184,7 @@ impl Context<'_> {
             if policy.originates_tls {
                 endpoints.clear();
             }
+            let any_probed = endpoints.iter().any(|endpoint| endpoint.probed);
             self.clusters.insert(
                 id.clone(),
                 Cluster {
@@ -179,6 +192,7 @@ impl Context<'_> {
                     endpoints,
                     load_balancing: policy.load_balancing,
                     connect_timeout: policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+                    health: judged.filter(|_| any_probed).map(|judged| judged.health),
                 },
             );
         }
@@ -259,6 +273,7 @@ impl Context<'_> {
             endpoints: Vec::new(),
             load_balancing: LoadBalancing::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            health: None,
         });
         Resolved {
             cluster: id,

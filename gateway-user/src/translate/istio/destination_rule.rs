@@ -17,7 +17,7 @@ use crate::{
             destination_rule::{ClientTls, ConnectionPool, LoadBalancer, TrafficPolicy},
         },
     },
-    translate::{Findings, duration, endpoints::port_number, hosts},
+    translate::{Findings, duration, endpoints::port_number, health, hosts},
 };
 
 /// Every DestinationRule, read.
@@ -37,6 +37,7 @@ pub(super) struct Rule<'a> {
     pub(super) host: HostPattern,
     pub(super) export_to: &'a [String],
     policy: Option<Scoped>,
+    health: health::Settings,
     subsets: Vec<Subset<'a>>,
 }
 
@@ -134,6 +135,20 @@ impl<'a> Policies<'a> {
             None => base,
         };
         Some((blocks.policy(), Some(subset.labels)))
+    }
+
+    /// What the rules for a service say of probes, the one that wins first.
+    pub fn health(
+        &self,
+        host: &str,
+        service: &str,
+        gateway: &str,
+    ) -> Vec<(&'a Meta, &health::Settings)> {
+        let rules = self.select(host, service, gateway);
+        rules
+            .into_iter()
+            .map(|rule| (rule.meta, &rule.health))
+            .collect()
     }
 }
 
@@ -259,6 +274,7 @@ fn rule<'a>(object: &'a Object<DestinationRule>, findings: &mut Findings) -> Opt
             .traffic_policy
             .as_ref()
             .map(|policy| scoped(policy, place.key("trafficPolicy"), findings)),
+        health: health::Settings::read(&object.meta, findings),
         subsets,
     })
 }

@@ -36,6 +36,7 @@ fn snapshot(generation: u64, services: &[(u16, &str, ForwardingMode)]) -> Snapsh
             forwarding: *forwarding,
             idle_timeout: None,
             members: [(backend_id, 1)].into(),
+            standby: [].into(),
             ring: [backend_id].into(),
         };
         let listener = Listener {
