@@ -9,6 +9,7 @@ mod examples;
 mod explain;
 mod footprint;
 mod forward;
+mod health;
 mod hello;
 mod http;
 mod ipv6;
