@@ -8,7 +8,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{model::Transport, telemetry::log::LogFormat};
+use crate::{
+    model::Transport,
+    status::flows::{AddressMatch, DEFAULT_LIMIT},
+    telemetry::log::LogFormat,
+};
 
 /// eBPF/XDP-accelerated L4 ingress and SNI router.
 #[derive(Debug, Parser)]
@@ -26,6 +30,7 @@ Examples:
   sluice check config/examples
   sluice explain config/examples/sni-passthrough.yaml --port 8443 --sni a.example.com
   sluice status
+  sluice flows --service 1883
   sluice detach
 
 Exit status: 0 success, 1 the work failed or errors were found, 2 wrong usage.";
@@ -41,6 +46,8 @@ pub enum Command {
     Explain(Explain),
     /// Show what a running agent does
     Status(Status),
+    /// List the flows a running agent's kernel side tracks
+    Flows(Flows),
     /// Remove programs, maps and VIP routes; established forwarded flows end
     Detach(Detach),
 }
@@ -181,12 +188,57 @@ pub struct Status {
     pub output: Output,
 }
 
+/// `sluice flows`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An ADDRESS is 10.0.0.1, 10.0.0.0/8, 10.0.0.1:80, [fd00::1]:80 or a port alone.
+The last line counts all flows that match, listed or not.
+
+Examples:
+  sluice flows --service 10.97.0.1:1883
+  sluice flows --client 192.0.2.0/24 --state established --limit 0")]
+pub struct Flows {
+    /// Only of this service, as clients connect to it
+    #[arg(long, value_name = "ADDRESS")]
+    pub service: Option<AddressMatch>,
+    /// Only from this client
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<AddressMatch>,
+    /// Only to this backend
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Option<AddressMatch>,
+    /// Only in this state, such as established, fin-wait or closing
+    #[arg(long, value_parser = parse_state)]
+    pub state: Option<String>,
+    /// List so many at most; 0 only counts
+    #[arg(long, default_value_t = DEFAULT_LIMIT)]
+    pub limit: usize,
+    /// Address of the agent's admin endpoints
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// How the list is written
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
 /// `sluice detach`.
 #[derive(Debug, Args)]
 pub struct Detach {
     /// The settings the agent ran with: bpffs and vips matter here
     #[arg(long, value_name = "FILE")]
     pub bootstrap: Option<PathBuf>,
+}
+
+fn parse_state(text: &str) -> Result<String, String> {
+    let is_word = |text: &str| {
+        let mut letters = text.bytes();
+        !text.is_empty() && letters.all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    };
+    if is_word(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a state, such as established".to_owned())
+    }
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {

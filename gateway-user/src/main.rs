@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Check(options) => app::offline::check(&options),
         Command::Explain(options) => app::offline::explain(&options),
         Command::Status(options) => app::remote::status(&options),
+        Command::Flows(options) => app::remote::flows(&options),
         Command::Detach(options) => app::remote::detach(&options),
     };
     match outcome {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ports forwarded in the kernel: DNAT, SNAT, no backend, many connections.
 
-use std::{io::Write, net::Shutdown, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    time::Duration,
+};
 
 use gateway_tests::{
     backend::{echo::Echo, kafka as broker, mosquitto},
@@ -134,6 +138,60 @@ fn a_service_without_a_backend_refuses_and_counts() {
     assert!(refused.is_err());
     let status = gateway.status().expect("status").to_string();
     assert!(status.contains("no_backend"), "{status}");
+}
+
+#[test]
+fn flows_are_listed_by_service_client_backend_and_state() {
+    let Some(lab) = scene::lab() else { return };
+    let _servers = [0, 1].map(|index| Echo::start(&lab, index, 7000, "x").expect("echo"));
+    let yaml = tcp("first", 31_400, &[backend(&lab, 0, 7000)])
+        + &tcp("second", 31_401, &[backend(&lab, 1, 7000)]);
+    let gateway = serve(&lab, &[("echo.yaml", yaml)]);
+    let mut streams = Vec::new();
+    for port in [31_400, 31_400, 31_400, 31_401] {
+        let mut stream = raw::connect(&lab.client, vip(&lab, port)).expect("connect");
+        // Greeted: both directions are open.
+        stream.read_exact(&mut [0]).expect("a greeting");
+        streams.push(stream);
+    }
+    let flows = |args: &[&str]| {
+        let output = gateway.sluice(&[&["flows"], args].concat()).expect("run");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let client = CLIENT.to_string();
+    let [first, second] = [0, 1].map(|index| backend(&lab, index, 7000).to_string());
+    for (args, summary) in [
+        (&[][..], "4 of 4 flows match, 4 listed; established 4;"),
+        (&["--limit", "1"], "4 of 4 flows match, 1 listed;"),
+        (&["--service", "31400"], "3 of 4 flows match, 3 listed;"),
+        (&["--client", &client], "4 of 4 flows match, 4 listed;"),
+        (
+            &["--client", "192.0.2.0/24"],
+            "0 of 4 flows match, 0 listed;",
+        ),
+        (&["--backend", &second], "1 of 4 flows match, 1 listed;"),
+        (&["--state", "established"], "4 of 4 flows match"),
+        (
+            &["--state", "fin-wait", "--limit", "0"],
+            "0 of 4 flows match",
+        ),
+    ] {
+        let text = flows(args);
+        let last = text.lines().last().unwrap_or_default();
+        assert!(last.starts_with(summary), "{args:?}: {text}");
+    }
+    let text = flows(&["--backend", &first]);
+    let listed = text
+        .lines()
+        .filter(|line| line.starts_with(&client))
+        .count();
+    assert_eq!(listed, 3, "{text}");
+    drop(streams);
+    let output = gateway
+        .sluice(&["flows", "--client", "nobody"])
+        .expect("run");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]

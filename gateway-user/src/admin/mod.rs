@@ -18,11 +18,13 @@ use tokio::{
 };
 
 use crate::{
-    datapath::FlowReport,
     explain,
     model::Transport,
     snapshot::SnapshotHandle,
-    status::{Readiness, Report},
+    status::{
+        Readiness, Report,
+        flows::{self, AddressMatch, FlowFilter, FlowList},
+    },
 };
 
 mod dump;
@@ -33,7 +35,7 @@ pub enum Query {
     /// What the agent does.
     Status(oneshot::Sender<Report>),
     /// Flows the kernel tracks.
-    Flows(oneshot::Sender<Vec<FlowReport>>),
+    Flows(FlowFilter, oneshot::Sender<FlowList>),
 }
 
 /// What the endpoints read.
@@ -67,7 +69,7 @@ pub async fn serve(listener: TcpListener, state: State) {
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/snapshot", get(snapshot))
-        .route("/flows", get(flows))
+        .route("/flows", get(self::flows))
         .route("/explain", get(explain))
         .with_state(state);
     if let Err(error) = axum::serve(listener, router).await {
@@ -102,8 +104,44 @@ async fn status(extract::State(state): extract::State<State>) -> impl IntoRespon
     ask(&state, Query::Status).await.map(Json)
 }
 
-async fn flows(extract::State(state): extract::State<State>) -> impl IntoResponse {
-    ask(&state, Query::Flows).await.map(Json)
+/// Parameters of `/flows`, named as the options of `sluice flows`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowParams {
+    service: Option<String>,
+    client: Option<String>,
+    backend: Option<String>,
+    state: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn flows(
+    extract::State(state): extract::State<State>,
+    Params(params): Params<FlowParams>,
+) -> Result<Json<FlowList>, (StatusCode, String)> {
+    let FlowParams {
+        service,
+        client,
+        backend,
+        state: flow_state,
+        limit,
+    } = params;
+    let parse = |name: &str, text: Option<String>| -> Result<Option<AddressMatch>, _> {
+        text.map(|text| text.parse::<AddressMatch>())
+            .transpose()
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("{name}: {error}\n")))
+    };
+    let filter = FlowFilter {
+        service: parse("service", service)?,
+        client: parse("client", client)?,
+        backend: parse("backend", backend)?,
+        state: flow_state,
+        limit: limit.unwrap_or(flows::DEFAULT_LIMIT),
+    };
+    match ask(&state, |reply| Query::Flows(filter, reply)).await {
+        Ok(list) => Ok(Json(list)),
+        Err(status) => Err((status, String::new())),
+    }
 }
 
 async fn metrics(extract::State(state): extract::State<State>) -> impl IntoResponse {

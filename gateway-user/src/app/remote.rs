@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Commands that act on what an agent left or runs: `status` and `detach`.
+//! Commands that act on what an agent left or runs: `status`, `flows` and
+//! `detach`.
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -19,17 +20,7 @@ const ADMIN_LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When no agent answers at the admin address.
 pub fn status(options: &cli::Status) -> anyhow::Result<ExitCode> {
-    let body = block_on(async {
-        tokio::time::timeout(ADMIN_LIMIT, get(options.admin, "/status"))
-            .await
-            .context("no answer in time")?
-    })
-    .with_context(|| {
-        format!(
-            "{}: no agent answers (is `sluice run` up, and is --admin right?)",
-            options.admin
-        )
-    })?;
+    let body = ask(options.admin, "/status")?;
     match options.output {
         cli::Output::Json => println!("{}", String::from_utf8_lossy(&body)),
         cli::Output::Text => {
@@ -37,6 +28,60 @@ pub fn status(options: &cli::Status) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `sluice flows`: the flows of a running agent.
+///
+/// # Errors
+/// When no agent answers at the admin address.
+pub fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
+    let cli::Flows {
+        service,
+        client,
+        backend,
+        state,
+        limit,
+        admin,
+        output,
+    } = options;
+    // Neither addresses nor states (letters and dashes) have a character that
+    // a query would have to escape.
+    let mut path = format!("/flows?limit={limit}");
+    for (name, wanted) in [
+        ("service", service),
+        ("client", client),
+        ("backend", backend),
+    ] {
+        if let Some(wanted) = wanted {
+            path.push_str(&format!("&{name}={wanted}"));
+        }
+    }
+    if let Some(state) = state {
+        path.push_str(&format!("&state={state}"));
+    }
+    let body = ask(*admin, &path)?;
+    match output {
+        cli::Output::Json => println!("{}", String::from_utf8_lossy(&body)),
+        cli::Output::Text => {
+            print!(
+                "{}",
+                status::flows::flows_text(&serde_json::from_slice(&body)?)
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An answer of the admin endpoints.
+fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    block_on(async {
+        tokio::time::timeout(ADMIN_LIMIT, get(admin, path))
+            .await
+            .context("no answer in time")?
+    })
+    .with_context(|| {
+        format!("{admin}: no agent answers (is `sluice run` up, and is --admin right?)")
+    })
 }
 
 /// `sluice detach`: removes what the agent keeps in the kernel.

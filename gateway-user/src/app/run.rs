@@ -26,7 +26,7 @@ use crate::{
     reconcile::{Edge, Reconciler},
     snapshot::SnapshotHandle,
     source::dns::Resolver,
-    status::{self, Inputs, Readiness},
+    status::{self, Inputs, Readiness, flows},
     telemetry,
 };
 
@@ -325,9 +325,10 @@ impl Agent {
                 });
                 let _ = reply.send(report);
             }
-            Query::Flows(reply) => {
-                let flows = self.reconciler.datapath().map(|datapath| datapath.flows());
-                let _ = reply.send(flows.unwrap_or_default());
+            Query::Flows(filter, reply) => {
+                let datapath = self.reconciler.datapath();
+                let list = datapath.map(|datapath| flows::list(datapath.flows(), &filter));
+                let _ = reply.send(list.unwrap_or_default());
             }
         }
     }

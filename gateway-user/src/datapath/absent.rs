@@ -61,7 +61,7 @@ impl Datapath {
     }
 
     /// Never called.
-    pub fn flows(&self) -> Vec<FlowReport> {
+    pub fn flows(&self) -> std::iter::Empty<FlowReport> {
         match self.0 {}
     }
 }

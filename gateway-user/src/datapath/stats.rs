@@ -112,19 +112,17 @@ pub fn backends(maps: &Maps, state: &State) -> Result<Vec<BackendReport>, Datapa
 }
 
 /// Every flow in use.
-pub fn flows(maps: &Maps) -> Vec<FlowReport> {
+pub fn flows(maps: &Maps) -> impl Iterator<Item = FlowReport> {
     let now = monotonic_ns();
-    (0..maps.slots.len())
-        .filter_map(|index| {
-            let slot = maps.slots.slot(index)?;
-            let state = match slot.state() {
-                SLOT_ACTIVE => "active",
-                SLOT_CLOSING => "closing",
-                _ => return None,
-            };
-            Some(flow(index, state, &slot.copy(), now))
-        })
-        .collect()
+    (0..maps.slots.len()).filter_map(move |index| {
+        let slot = maps.slots.slot(index)?;
+        let state = match slot.state() {
+            SLOT_ACTIVE => "active",
+            SLOT_CLOSING => "closing",
+            _ => return None,
+        };
+        Some(flow(index, state, &slot.copy(), now))
+    })
 }
 
 fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport {

@@ -17,6 +17,7 @@ use crate::{
     },
 };
 
+pub mod flows;
 mod text;
 
 pub use text::text;

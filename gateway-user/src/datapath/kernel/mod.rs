@@ -324,7 +324,7 @@ impl Datapath {
     }
 
     /// Every flow in use.
-    pub fn flows(&self) -> Vec<FlowReport> {
+    pub fn flows(&self) -> impl Iterator<Item = FlowReport> {
         stats::flows(&self.maps)
     }
 

@@ -22,6 +22,9 @@ use crate::{
     model::ProbeTarget,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Verdicts that come within so long of each other are reported together: each
 /// report is a compilation.
 const GATHER: Duration = Duration::from_millis(20);
