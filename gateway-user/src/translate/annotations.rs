@@ -47,7 +47,13 @@ fn unknown<T, O: AsRef<Object<T>>>(
 ) {
     for meta in objects.iter().map(|object| &object.as_ref().meta) {
         for key in meta.annotations.keys() {
-            if !key.starts_with(PREFIX) || known.contains(&key.as_str()) {
+            let (base, _) = health::split(key);
+            let base = if health::KEYS.contains(&base) {
+                base
+            } else {
+                key
+            };
+            if !key.starts_with(PREFIX) || known.contains(&base) {
                 continue;
             }
             let advice = if known.is_empty() {

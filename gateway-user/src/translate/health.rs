@@ -3,9 +3,17 @@
 //!
 //! They stand on the object that defines a host (Service, ServiceEntry); those
 //! of a DestinationRule for the host win over them, one by one; the bootstrap
-//! fills in what neither says.
+//! fills in what neither says. With `.PORT` behind its name an annotation is
+//! for that port of the host alone, and wins there.
 
-use std::{fmt, ops::RangeInclusive, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::RangeInclusive,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use ::http::uri::{Authority, PathAndQuery};
 
@@ -16,7 +24,7 @@ use crate::{
         health::{INTERVALS, PERCENTS, THRESHOLDS, TIMEOUTS},
     },
     resource::Meta,
-    translate::{Findings, duration},
+    translate::{Findings, duration, list},
 };
 
 const PROBE: &str = "sluice.dev/health-probe";
@@ -31,7 +39,7 @@ const HTTP_HOST: &str = "sluice.dev/health-http-host";
 const HTTP_STATUS: &str = "sluice.dev/health-http-status";
 const TLS_NAME: &str = "sluice.dev/health-tls-server-name";
 
-/// Every annotation read here.
+/// Every annotation read here, as it is without a port.
 pub const KEYS: &[&str] = &[
     PROBE,
     INTERVAL,
@@ -50,9 +58,16 @@ pub const KEYS: &[&str] = &[
 /// redirects, as for a kubelet's probe.
 const STATUSES: (u16, u16) = (200, 399);
 
-/// What one object says; what could not be used is absent.
+/// What one object says.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    all: Values,
+    ports: BTreeMap<u16, Values>,
+}
+
+/// What is said for a port or for all; what could not be used is absent.
+#[derive(Clone, Debug, Default)]
+struct Values {
     kind: Option<Kind>,
     interval: Option<Duration>,
     timeout: Option<Duration>,
@@ -85,10 +100,77 @@ pub struct Judged {
     pub vouched: bool,
 }
 
+/// One object's annotations for one port, or those for all.
+struct Layer<'a> {
+    meta: &'a Meta,
+    values: &'a Values,
+    /// Behind the names of its annotations.
+    suffix: String,
+}
+
 impl Settings {
     /// Reads the annotations of an object, with findings.
     pub fn read(meta: &Meta, findings: &mut Findings) -> Self {
-        let mut reader = Reader { meta, findings };
+        let ports: BTreeSet<u16> = meta
+            .annotations
+            .keys()
+            .map(|key| split(key))
+            .filter(|(base, _)| KEYS.contains(base))
+            .filter_map(|(_, port)| port)
+            .collect();
+        Self {
+            all: Values::read(meta, "", findings),
+            ports: ports
+                .into_iter()
+                .map(|port| (port, Values::read(meta, &suffix(port), findings)))
+                .collect(),
+        }
+    }
+
+    /// Names annotations for ports that the object does not have.
+    pub fn check_ports(&self, meta: &Meta, known: &[u16], findings: &mut Findings) {
+        for key in meta.annotations.keys() {
+            let (base, port) = split(key);
+            if KEYS.contains(&base)
+                && let Some(port) = port
+                && !known.contains(&port)
+            {
+                findings.warning(
+                    meta.annotation(key),
+                    Reason::UnsupportedField,
+                    format!(
+                        "{key} has no effect: {} has no TCP port {port}; it has {}",
+                        meta.id,
+                        list(known)
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// The name of an annotation and the port behind it.
+pub fn split(key: &str) -> (&str, Option<u16>) {
+    match key
+        .rsplit_once('.')
+        .map(|(base, port)| (base, port.parse()))
+    {
+        Some((base, Ok(port))) if port != 0 => (base, Some(port)),
+        _ => (key, None),
+    }
+}
+
+fn suffix(port: u16) -> String {
+    format!(".{port}")
+}
+
+impl Values {
+    fn read(meta: &Meta, suffix: &str, findings: &mut Findings) -> Self {
+        let mut reader = Reader {
+            meta,
+            suffix,
+            findings,
+        };
         Self {
             kind: reader.value(PROBE, |text| match text {
                 "off" => Ok(Kind::Off),
@@ -124,22 +206,19 @@ impl Settings {
     }
 }
 
-/// How the endpoints of `host` are probed; `layers` are the objects that may
-/// say so, the one that wins first.
+/// How the endpoints of a port of `host` are probed; `objects` are those that
+/// may say so, the one that wins first.
 pub fn judged(
-    layers: &[(&Meta, &Settings)],
+    objects: &[(&Meta, &Settings)],
     defaults: &HealthDefaults,
     host: &str,
+    port: u16,
     findings: &mut Findings,
 ) -> Option<Judged> {
-    fn first<T: Clone>(
-        layers: &[(&Meta, &Settings)],
-        value: impl Fn(&Settings) -> &Option<T>,
-    ) -> Option<T> {
-        layers
-            .iter()
-            .find_map(|(_, settings)| value(settings).clone())
+    fn first<T: Clone>(layers: &[Layer<'_>], value: impl Fn(&Values) -> &Option<T>) -> Option<T> {
+        layers.iter().find_map(|layer| value(layer.values).clone())
     }
+    let layers = &layers(objects, port);
     let asked = first(layers, |one| &one.kind);
     let kind = asked.unwrap_or(if defaults.probe_tcp {
         Kind::Tcp
@@ -169,14 +248,13 @@ pub fn judged(
     let mut timeout = first(layers, |one| &one.timeout).unwrap_or(defaults.timeout);
     if timeout > interval {
         timeout = interval;
-        let by = layers
-            .iter()
-            .find(|(_, settings)| settings.timeout.is_some());
-        if let Some((meta, _)) = by {
+        let by = layers.iter().find(|layer| layer.values.timeout.is_some());
+        if let Some(Layer { meta, suffix, .. }) = by {
+            let key = format!("{TIMEOUT}{suffix}");
             findings.warning(
-                meta.annotation(TIMEOUT),
+                meta.annotation(&key),
                 Reason::InvalidValue,
-                format!("{TIMEOUT} is longer than the interval; {interval:?} is used"),
+                format!("{key} is longer than the interval; {interval:?} is used"),
             );
         }
     }
@@ -198,19 +276,41 @@ pub fn judged(
     })
 }
 
+/// Every object's annotations for the port before its others.
+fn layers<'a>(objects: &[(&'a Meta, &'a Settings)], port: u16) -> Vec<Layer<'a>> {
+    let mut layers = Vec::new();
+    for &(meta, Settings { all, ports }) in objects {
+        if let Some(values) = ports.get(&port) {
+            let suffix = suffix(port);
+            layers.push(Layer {
+                meta,
+                values,
+                suffix,
+            });
+        }
+        layers.push(Layer {
+            meta,
+            values: all,
+            suffix: String::new(),
+        });
+    }
+    layers
+}
+
 /// Names annotations that the probe in force does not use.
-fn without_effect(
-    layers: &[(&Meta, &Settings)],
-    asked: Option<Kind>,
-    kind: Kind,
-    findings: &mut Findings,
-) {
-    for (meta, _) in layers {
-        for key in KEYS {
-            if !meta.annotations.contains_key(*key) {
+fn without_effect(layers: &[Layer<'_>], asked: Option<Kind>, kind: Kind, findings: &mut Findings) {
+    // Beside those for single ports, others may be for another port's probe.
+    let by_port = layers.iter().any(|layer| !layer.suffix.is_empty());
+    for Layer { meta, suffix, .. } in layers {
+        if by_port && suffix.is_empty() {
+            continue;
+        }
+        for base in KEYS {
+            let key = format!("{base}{suffix}");
+            if !meta.annotations.contains_key(&key) {
                 continue;
             }
-            let why = match (*key, kind) {
+            let why = match (*base, kind) {
                 (PROBE, _) => continue,
                 // Said on purpose; the rest waits for it to be on again.
                 (_, Kind::Off) if asked.is_some() => continue,
@@ -222,7 +322,7 @@ fn without_effect(
                 _ => continue,
             };
             findings.warning(
-                meta.annotation(key),
+                meta.annotation(&key),
                 Reason::UnsupportedField,
                 format!("{key} has no effect: {why}"),
             );
@@ -232,16 +332,18 @@ fn without_effect(
 
 struct Reader<'a> {
     meta: &'a Meta,
+    suffix: &'a str,
     findings: &'a mut Findings,
 }
 
 impl Reader<'_> {
-    fn value<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.meta.annotations.get(key)?;
+    fn value<T>(&mut self, base: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let key = format!("{base}{}", self.suffix);
+        let text = self.meta.annotations.get(&key)?;
         parse(text)
             .inspect_err(|problem| {
                 self.findings.warning(
-                    self.meta.annotation(key),
+                    self.meta.annotation(&key),
                     Reason::InvalidValue,
                     format!("{key}: {problem}; the default is used"),
                 );

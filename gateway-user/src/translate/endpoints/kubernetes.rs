@@ -87,11 +87,14 @@ pub fn service<'a>(
         .get(EXPORT_TO)
         .map(|text| text.split(',').map(|part| part.trim().to_owned()).collect())
         .unwrap_or_default();
+    let health = health::Settings::read(&service.meta, findings);
+    let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
+    health.check_ports(&service.meta, &known, findings);
     Service {
         host: hosts::service_name(&service.meta.id),
         meta: &service.meta,
         ports,
-        health: health::Settings::read(&service.meta, findings),
+        health,
         export_to,
     }
 }

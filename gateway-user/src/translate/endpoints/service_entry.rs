@@ -67,6 +67,8 @@ impl<'a> Registry<'a> {
                 continue;
             }
             let ports = entry_ports(entry, &host, &addresses, findings);
+            let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
+            health.check_ports(&entry.meta, &known, findings);
             self.add(Service {
                 host,
                 meta: &entry.meta,

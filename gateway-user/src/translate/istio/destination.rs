@@ -150,7 +150,7 @@ impl Context<'_> {
             let mut layers = policies.health(&host, &service.meta.id.namespace, &gateway);
             layers.push((service.meta, &service.health));
             let defaults = &self.options.health;
-            let judged = health::judged(&layers, defaults, &service.host, &mut self.findings);
+            let judged = health::judged(&layers, defaults, &service.host, port, &mut self.findings);
             let probed = |vouched: bool| {
                 judged
                     .as_ref()
