@@ -232,3 +232,25 @@ fn a_timeout_below_a_second_is_not_the_default() {
     let entry = tables.services.values().next().expect("a service");
     assert_eq!(entry.established_timeout_s, 1);
 }
+
+#[test]
+fn a_backend_that_is_down_stays_in_the_table_while_its_service_does() {
+    let auto = ForwardingMode::Auto;
+    let mut desired = desired(&[(key("10.97.0.1", 80), "10.0.0.1:80", auto)]);
+    let down = BackendTarget {
+        address: "10.0.0.2:80".parse().expect("an address"),
+        forwarding: auto,
+    };
+    desired.backends.insert(7, down);
+    desired.backends.insert(500, down);
+    let service = desired.services.values_mut().next().expect("a service");
+    // One of them has no place in the table, which keeps no other out.
+    Arc::make_mut(service).standby = [7, 500].into();
+    let around = around(&[], &[("10.0.0.1", out(true)), ("10.0.0.2", out(true))]);
+    let tables = tables(&desired, &around);
+    assert!(tables.proxied.is_empty(), "{:?}", tables.proxied);
+    assert_eq!(tables.backends.keys().collect::<Vec<_>>(), [&1, &7]);
+    assert_eq!(tables.backends[&7].forwarding, FORWARD_DNAT);
+    let entry = tables.services.values().next().expect("a service");
+    assert_eq!(*entry.ring, [1]);
+}
