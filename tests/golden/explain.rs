@@ -67,12 +67,20 @@ fn explain_names_listener_rule_and_cluster() {
         (
             "mqtt",
             tls(8883, Some("mqtt.example.com")),
-            &["passthrough", "broker.example.com:8883"],
+            &[
+                "passthrough",
+                "broker.example.com:8883",
+                "health    tls mqtt.example.com every 2s",
+            ],
         ),
         (
             "mqtt",
             tls(8883, Some("iot.example.com")),
-            &["terminate-tcp", "broker.example.com:1883"],
+            &[
+                "terminate-tcp",
+                "broker.example.com:1883",
+                "health    mqtt every 2s",
+            ],
         ),
         (
             "https-two-hosts",

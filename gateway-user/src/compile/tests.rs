@@ -298,3 +298,25 @@ fn a_ring_changes_little_when_an_endpoint_goes_down() {
     let (back, _) = compile(&model, &Observed::default(), &after);
     assert_eq!(ring(&back), old, "the way back is the same");
 }
+
+#[test]
+fn names_are_probed_as_far_as_they_are_resolved() {
+    let mut cluster = probed("a.test", &[("10.0.0.1", true)], 25);
+    cluster.endpoints[0].address = EndpointAddress::Dns("a.test".to_owned());
+    let model = model(vec![cluster], vec![forwarded(1883, "a.test")]);
+    assert!(probe_targets(&model, &DnsAnswers::new()).is_empty());
+    let dns = DnsAnswers::from([("a.test".to_owned(), vec![ip("10.0.0.1"), ip("fd00::1")])]);
+    let targets = probe_targets(&model, &dns);
+    assert_eq!(targets.len(), 2);
+    let down = targets
+        .into_iter()
+        .filter(|target| target.address.is_ipv6())
+        .collect();
+    let observed = Observed { dns, down };
+    let (snapshot, _) = compile(&model, &observed, &Snapshot::default());
+    let (used, down, _) = endpoints(&snapshot, "a.test");
+    assert_eq!(
+        (used, down),
+        (vec!["10.0.0.1".into()], vec!["fd00::1".into()])
+    );
+}
