@@ -63,6 +63,8 @@ struct Counts {
 pub struct Turn {
     /// Of whom.
     pub target: ProbeTarget,
+    /// From what.
+    pub before: Verdict,
     /// Into what.
     pub verdict: Verdict,
 }
@@ -221,6 +223,7 @@ impl Board {
         }
         Some(Turn {
             target: entry.target.clone(),
+            before,
             verdict,
         })
     }

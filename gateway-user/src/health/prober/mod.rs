@@ -220,18 +220,23 @@ impl Asker {
     }
 }
 
+/// At a start most endpoints come up, which nobody has to read.
 fn log(turn: &Turn, outcome: probe::Outcome) {
-    let Turn { target, verdict } = turn;
+    let Turn {
+        target,
+        before,
+        verdict,
+    } = turn;
     let (address, probe) = (target.address, target.probe.protocol.as_str());
-    if *verdict == Verdict::Down {
-        tracing::warn!(
+    match (before, verdict) {
+        (_, Verdict::Down) => tracing::warn!(
             %address,
             probe,
             outcome = outcome.as_str(),
             "endpoint down: it takes no new connections until its probes pass"
-        );
-    } else {
-        tracing::info!(%address, probe, "endpoint up");
+        ),
+        (Verdict::Unknown, _) => tracing::debug!(%address, probe, "endpoint up"),
+        _ => tracing::info!(%address, probe, "endpoint up again"),
     }
 }
 
