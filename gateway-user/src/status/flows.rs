@@ -223,10 +223,11 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
     if !flows.is_empty() {
         writeln!(
             out,
-            "{:<21}  {:<21}  {:<21}  {:<12}  {:<4}  {:>7}  {:>6}  {:>12}  {:>12}",
+            "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<4}  {:>7}  {:>6}  {:>12}  {:>12}",
             "client",
             "service",
             "backend",
+            "proto",
             "state",
             "kind",
             "age s",
@@ -238,10 +239,11 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
     for flow in flows {
         writeln!(
             out,
-            "{:<21}  {:<21}  {:<21}  {:<12}  {:<4}  {:>7}  {:>6}  {:>12}  {:>12}",
+            "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<4}  {:>7}  {:>6}  {:>12}  {:>12}",
             word(&flow["client"]),
             word(&flow["destination"]),
             word(&flow["backend"]),
+            word(&flow["protocol"]),
             word(&flow["tcp_state"]),
             word(&flow["kind"]),
             word(&flow["age_s"]),
@@ -297,6 +299,7 @@ mod tests {
                 "active"
             },
             tcp_state,
+            protocol: "tcp",
             kind: "dnat",
             client: address(client),
             destination: address(destination),

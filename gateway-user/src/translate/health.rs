@@ -20,7 +20,7 @@ use ::http::uri::{Authority, PathAndQuery};
 use crate::{
     diagnostic::Reason,
     model::{
-        Health, HealthDefaults, HostPattern, HttpProbe, Probe, ProbeProtocol,
+        Health, HealthDefaults, HostPattern, HttpProbe, Probe, ProbeProtocol, Transport,
         health::{INTERVALS, PERCENTS, THRESHOLDS, TIMEOUTS},
     },
     resource::Meta,
@@ -139,7 +139,7 @@ impl Settings {
                     meta.annotation(key),
                     Reason::UnsupportedField,
                     format!(
-                        "{key} has no effect: {} has no TCP port {port}; it has {}",
+                        "{key} has no effect: {} has no port {port}; it has {}",
                         meta.id,
                         list(known)
                     ),
@@ -206,13 +206,28 @@ impl Values {
     }
 }
 
-/// How the endpoints of a port of `host` are probed; `objects` are those that
-/// may say so, the one that wins first.
+/// Whose endpoints are to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The host.
+    pub host: &'a str,
+    /// The port, as destinations name it.
+    pub port: u16,
+    /// What endpoints take on it. Probes are TCP: those of UDP have to be told
+    /// their port.
+    pub transport: Transport,
+}
+
+/// How endpoints are probed; `objects` are those that may say so, the one that
+/// wins first.
 pub fn judged(
     objects: &[(&Meta, &Settings)],
     defaults: &HealthDefaults,
-    host: &str,
-    port: u16,
+    Asked {
+        host,
+        port,
+        transport,
+    }: Asked<'_>,
     findings: &mut Findings,
 ) -> Option<Judged> {
     fn first<T: Clone>(layers: &[Layer<'_>], value: impl Fn(&Values) -> &Option<T>) -> Option<T> {
@@ -225,6 +240,11 @@ pub fn judged(
     } else {
         Kind::Off
     });
+    let probe_port = first(layers, |one| &one.port);
+    if transport == Transport::Udp && probe_port.is_none() {
+        only_udp(layers, port, kind, findings);
+        return None;
+    }
     without_effect(layers, asked, kind, findings);
     let protocol = match kind {
         Kind::Off => return None,
@@ -262,7 +282,7 @@ pub fn judged(
         health: Health {
             probe: Arc::new(Probe {
                 protocol,
-                port: first(layers, |one| &one.port),
+                port: probe_port,
                 interval,
                 timeout,
                 unhealthy_threshold: first(layers, |one| &one.unhealthy)
@@ -295,6 +315,21 @@ fn layers<'a>(objects: &[(&'a Meta, &'a Settings)], port: u16) -> Vec<Layer<'a>>
         });
     }
     layers
+}
+
+/// Says that a port that is asked for by name cannot be probed.
+fn only_udp(layers: &[Layer<'_>], port: u16, kind: Kind, findings: &mut Findings) {
+    let by = layers.iter().find(|layer| layer.values.kind.is_some());
+    if let Some(Layer { meta, suffix, .. }) = by
+        && kind != Kind::Off
+    {
+        let key = format!("{PROBE}{suffix}");
+        findings.warning(
+            meta.annotation(&key),
+            Reason::UnsupportedField,
+            format!("{key} has no effect for UDP port {port}: name a TCP port of the endpoints with {PORT}.{port}"),
+        );
+    }
 }
 
 /// Names annotations that the probe in force does not use.

@@ -150,7 +150,12 @@ impl Context<'_> {
             let mut layers = policies.health(&host, &service.meta.id.namespace, &gateway);
             layers.push((service.meta, &service.health));
             let defaults = &self.options.health;
-            let judged = health::judged(&layers, defaults, &service.host, port, &mut self.findings);
+            let asked = health::Asked {
+                host: &service.host,
+                port,
+                transport: scope.transport,
+            };
+            let judged = health::judged(&layers, defaults, asked, &mut self.findings);
             let probed = |vouched: bool| {
                 judged
                     .as_ref()
