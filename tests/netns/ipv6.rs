@@ -93,7 +93,7 @@ fn ipv6_is_forwarded_in_the_kernel() {
 
         let answer = admin::fetch(&lab.gateway, gateway.admin(), "/flows").expect("flows");
         let flows: Value = serde_json::from_str(&answer.body).expect("JSON");
-        let flow = &flows[0];
+        let flow = &flows["flows"][0];
         assert_eq!(flow["kind"], mode, "{flows}");
         let source: SocketAddr = flow["source"]
             .as_str()
