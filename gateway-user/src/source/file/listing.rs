@@ -141,7 +141,8 @@ impl Listing {
     }
 }
 
-fn is_configuration(path: &Path) -> bool {
+/// Whether a file in a directory is read, by its name.
+pub fn is_configuration(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }

@@ -284,3 +284,18 @@ async fn a_file_is_read_once_its_writer_has_finished() {
     writer.join().expect("the writer");
     assert_eq!(names(&loaded), ["two", "three", "four"]);
 }
+
+#[tokio::test]
+async fn a_log_beside_the_configuration_does_not_delay_a_change() {
+    use std::io::Write as _;
+    let directory = Directory::new("log");
+    let path = directory.write("a.yaml", &service("a"));
+    let mut log = fs::File::create(directory.0.join("agent.log")).expect("a log");
+    let mut source = source(&directory.0);
+    source.load();
+    log.write_all(b"a line").expect("to write");
+    fs::write(&path, service("other")).expect("written");
+    assert!(changes(&mut source, LIMIT).await);
+    assert!(!source.watch.is_being_written());
+    assert_eq!(names(&source.load()), ["other"]);
+}

@@ -4,10 +4,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    ffi::OsString,
     fmt, fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use notify::{
@@ -16,14 +17,13 @@ use notify::{
 };
 use tokio::sync::Notify;
 
-use crate::source::file::listing::Listing;
+use crate::source::file::listing::{Listing, is_configuration};
 
 /// Watches directories.
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     wake: Arc<Notify>,
-    /// Files that were written to and not closed yet.
-    open: Arc<Mutex<HashSet<PathBuf>>>,
+    known: Arc<Mutex<Known>>,
     /// Directories watched, and the inode each had: one that is replaced is
     /// watched anew.
     directories: BTreeMap<PathBuf, u64>,
@@ -33,18 +33,11 @@ impl Watch {
     pub fn new() -> Self {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
-        let open = Arc::new(Mutex::new(HashSet::new()));
-        let written = Arc::clone(&open);
+        let known = Arc::new(Mutex::new(Known::default()));
+        let noted = Arc::clone(&known);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let relevant = match event {
-                Ok(event) => {
-                    note(&written, &event);
-                    // Reading leads to events, too; those would never end.
-                    !matches!(
-                        event.kind,
-                        EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)
-                    )
-                }
+                Ok(event) => lock(&noted).note(&event),
                 Err(_) => true,
             };
             if relevant {
@@ -59,7 +52,7 @@ impl Watch {
         Self {
             watcher,
             wake,
-            open,
+            known,
             directories: BTreeMap::new(),
         }
     }
@@ -71,8 +64,7 @@ impl Watch {
 
     /// Whether a file has been written to and not closed since.
     pub fn is_being_written(&self) -> bool {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        !open.is_empty()
+        !lock(&self.known).open.is_empty()
     }
 
     /// Waits for an event; one that came before the call counts.
@@ -86,6 +78,7 @@ impl Watch {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
+        let mut names = HashSet::new();
         let mut wanted: BTreeMap<PathBuf, u64> = BTreeMap::new();
         let mut want = |directory: &Path| {
             let directory = if directory.as_os_str().is_empty() {
@@ -105,10 +98,14 @@ impl Watch {
                 want(parent);
             }
             let target = fs::canonicalize(path).ok();
+            let ends = [Some(path.as_path()), target.as_deref()];
+            let ends = ends.into_iter().flatten().filter_map(Path::file_name);
+            names.extend(ends.map(OsString::from));
             if let Some(parent) = target.as_deref().and_then(Path::parent) {
                 want(parent);
             }
         }
+        lock(&self.known).names = names;
         self.directories.retain(|directory, inode| {
             let stays = wanted.get(directory) == Some(inode);
             if !stays {
@@ -133,17 +130,50 @@ impl Watch {
     }
 }
 
-/// Keeps the files that are being written. A file that is created only, as a
-/// link is, is not among them: nobody closes it.
-fn note(open: &Mutex<HashSet<PathBuf>>, event: &notify::Event) {
-    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-    match event.kind {
-        EventKind::Modify(ModifyKind::Data(_)) => open.extend(event.paths.iter().cloned()),
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(_))
-        | EventKind::Remove(_) => open.retain(|path| !event.paths.contains(path)),
-        _ => {}
+/// What the events are compared with.
+#[derive(Default)]
+struct Known {
+    /// Names of files that are read, whatever their extension.
+    names: HashSet<OsString>,
+    /// Files of such names, or of configuration, that were written to and not
+    /// closed yet.
+    open: HashSet<PathBuf>,
+}
+
+impl Known {
+    /// Takes an event in; whether it may concern what is read. Directories that
+    /// are watched can hold anything: a log that is written all the time is not
+    /// to lead to a comparison each time.
+    fn note(&mut self, event: &notify::Event) -> bool {
+        let mut concerned = event.paths.iter().filter(|path| {
+            let name = path.file_name().unwrap_or_default();
+            is_configuration(path) || self.names.contains(name)
+        });
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => {
+                let written: Vec<PathBuf> = concerned.cloned().collect();
+                let relevant = !written.is_empty();
+                self.open.extend(written);
+                relevant
+            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                let relevant = concerned.next().is_some();
+                self.open.retain(|path| !event.paths.contains(path));
+                relevant
+            }
+            // Reading leads to events, too; those would never end.
+            EventKind::Access(_) => false,
+            // Whatever is made, moved or removed may be a directory or a link.
+            _ => {
+                self.open.retain(|path| !event.paths.contains(path));
+                true
+            }
+        }
     }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Watch {

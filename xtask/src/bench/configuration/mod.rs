@@ -285,8 +285,9 @@ const GREETINGS: [[u8; 3]; 2] = [*b"one", *b"two"];
 const LIMITS: &str = "limits: {max_ring_chunks: 400000}\n";
 /// Between changes.
 const PAUSE: Duration = Duration::from_millis(700);
-/// Between connections that look whether a change is in effect.
-const INTERVAL: Duration = Duration::from_millis(1);
+/// Between connections that look whether a change is in effect: often enough,
+/// and without taking the agent's processor away.
+const INTERVAL: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Until the agent has loaded everything, and until a change is in effect: far
 /// beyond what is wanted, so that a miss is measured.
