@@ -15,14 +15,15 @@ use std::{
 
 use tokio::{io::Interest, net::TcpStream};
 
+use crate::conn::scratch;
+
 /// Pipes of one thread at most; directions beyond it copy. Each is two open
 /// files.
 pub const MAX_PIPES: usize = 256;
 /// Empty ones kept for the next direction.
 const SPARE_PIPES: usize = 16;
-/// Bytes moved at a time at most: what the sixteen buffers of a pipe hold where
-/// the kernel gathers segments to 64 KiB.
-const LEN: usize = 1024 * 1024;
+/// Bytes moved at a time at most: what a stalled connection holds in its pipe.
+const LEN: usize = scratch::LEN;
 
 thread_local! {
     static SPARE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
