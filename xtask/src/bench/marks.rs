@@ -212,134 +212,126 @@ const PROXIES: &[&str] = &["haproxy", "nginx"];
 const PEERS: &[&str] = &["haproxy", "nginx", "envoy"];
 
 const MARKS: &[Mark] = &[
-    rate(
+    at_least(
         "l4-bulk",
         "0.95 of nftables' throughput",
-        &["nftables"],
+        Measure::Rate(&["nftables"]),
         0.95,
     ),
-    cpu("l4-bulk", "1.05 of nftables' CPU", &["nftables"], 1.05),
-    rate("l4-bulk", "3 times HAProxy's throughput", &["haproxy"], 3.0),
-    rate(
+    at_most(
+        "l4-bulk",
+        "1.05 of nftables' CPU",
+        Measure::Cpu(&["nftables"]),
+        1.05,
+    ),
+    at_least(
+        "l4-bulk",
+        "3 times HAProxy's throughput",
+        Measure::Rate(&["haproxy"]),
+        3.0,
+    ),
+    at_least(
         "l4-requests",
         "0.95 of nftables' throughput",
-        &["nftables"],
+        Measure::Rate(&["nftables"]),
         0.95,
     ),
-    cpu("l4-requests", "1.05 of nftables' CPU", &["nftables"], 1.05),
-    rate(
+    at_most(
+        "l4-requests",
+        "1.05 of nftables' CPU",
+        Measure::Cpu(&["nftables"]),
+        1.05,
+    ),
+    at_least(
         "l4-connections",
         "nftables' connections",
-        &["nftables"],
+        Measure::Rate(&["nftables"]),
         1.0,
     ),
-    cpu_over_direct(
+    at_most(
         "sni-bulk",
         "0.9 of the CPU of HAProxy and nginx, over direct",
-        PROXIES,
+        Measure::CpuOverDirect(PROXIES),
         0.9,
     ),
-    cpu_over_direct(
+    at_most(
         "sni-requests",
         "0.9 of the CPU of HAProxy and nginx, over direct",
-        PROXIES,
+        Measure::CpuOverDirect(PROXIES),
         0.9,
     ),
-    rate(
+    at_least(
         "sni-connections",
         "1.2 of the best peer's connections",
-        PEERS,
+        Measure::Rate(PEERS),
         1.2,
     ),
-    rate(
+    at_least(
         "https-requests",
         "1.5 times Envoy's requests",
-        &["envoy"],
+        Measure::Rate(&["envoy"]),
         1.5,
     ),
-    rate("h2-requests", "1.5 times Envoy's requests", &["envoy"], 1.5),
-    rate(
+    at_least(
+        "h2-requests",
+        "1.5 times Envoy's requests",
+        Measure::Rate(&["envoy"]),
+        1.5,
+    ),
+    at_least(
         "http-requests",
         "1.5 times Envoy's requests",
-        &["envoy"],
+        Measure::Rate(&["envoy"]),
         1.5,
     ),
-    figure(
+    at_most(
         "packet",
         "100 ns for a hit of IPv4 TCP",
-        "ns",
-        &["tc", "hit"],
+        Measure::Figure {
+            unit: "ns",
+            words: &["tc", "hit"],
+        },
         100.0,
     ),
-    figure(
+    at_most(
         "idle",
         "10 kB of agent memory a passthrough connection",
-        "bytes/connection",
-        &["passthrough", "agent"],
+        Measure::Figure {
+            unit: "bytes/connection",
+            words: &["passthrough", "agent"],
+        },
         10_000.0,
     ),
-    figure(
+    at_most(
         "configuration",
         "100 ms until a change among 10,000 routes is in effect",
-        "ms",
-        &["route of 10,000 in effect"],
+        Measure::Figure {
+            unit: "ms",
+            words: &["route of 10,000 in effect"],
+        },
         100.0,
     ),
 ];
 
-const fn rate(
+const fn at_least(
     scenario: &'static str,
     text: &'static str,
-    peers: &'static [&'static str],
+    measure: Measure,
     limit: f64,
 ) -> Mark {
     Mark {
         scenario,
         text,
-        measure: Measure::Rate(peers),
+        measure,
         bound: Bound::AtLeast(limit),
     }
 }
 
-const fn cpu(
-    scenario: &'static str,
-    text: &'static str,
-    peers: &'static [&'static str],
-    limit: f64,
-) -> Mark {
+const fn at_most(scenario: &'static str, text: &'static str, measure: Measure, limit: f64) -> Mark {
     Mark {
         scenario,
         text,
-        measure: Measure::Cpu(peers),
-        bound: Bound::AtMost(limit),
-    }
-}
-
-const fn cpu_over_direct(
-    scenario: &'static str,
-    text: &'static str,
-    peers: &'static [&'static str],
-    limit: f64,
-) -> Mark {
-    Mark {
-        scenario,
-        text,
-        measure: Measure::CpuOverDirect(peers),
-        bound: Bound::AtMost(limit),
-    }
-}
-
-const fn figure(
-    scenario: &'static str,
-    text: &'static str,
-    unit: &'static str,
-    words: &'static [&'static str],
-    limit: f64,
-) -> Mark {
-    Mark {
-        scenario,
-        text,
-        measure: Measure::Figure { unit, words },
+        measure,
         bound: Bound::AtMost(limit),
     }
 }
