@@ -8,7 +8,7 @@
 pub enum DropReason {
     /// Headers of a packet to a forwarded address contradict its length.
     Malformed = 0,
-    /// A fragment of a forwarded service (not tracked yet).
+    /// Retired: fragments are tracked.
     Fragment = 1,
     /// The service has no endpoint that takes flows.
     NoBackend = 2,

@@ -19,6 +19,7 @@ pub mod checksum;
 pub mod counters;
 pub mod drop_reason;
 pub mod flow;
+pub mod fragment;
 pub mod limits;
 pub mod maglev;
 pub mod names;

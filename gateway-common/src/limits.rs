@@ -8,6 +8,7 @@
 //! | RINGS | 65,536 chunks | 64 | 4 MiB |
 //! | SERVICES, STEER | 16,384 | about 100 | 2 x 1.6 MiB |
 //! | BACKENDS | 65,536 | 40 | 2.5 MiB |
+//! | FRAGMENTS | 8,192 | about 130 | 1 MiB |
 //!
 //! The agent sets the sizes at load time from the bootstrap; the flow table is
 //! allocated in full then, so that memory pressure never refuses a flow.
@@ -18,6 +19,8 @@ pub const MAX_FLOWS: u32 = 131_072;
 pub const MAX_SERVICES: u32 = 16_384;
 /// Steered (address, port) pairs.
 pub const MAX_STEERED: u32 = 16_384;
+/// Fragmented packets on their way at once; the oldest is forgotten first.
+pub const MAX_FRAGMENTS: u32 = 8_192;
 /// Backends, id 0 included.
 pub const MAX_BACKENDS: u32 = 65_536;
 /// Chunks of all rings together.

@@ -5,12 +5,16 @@
 
 /// Layout of everything pinned; part of the pin path. Raise it whenever a type
 /// or a map in this contract changes.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Forwarding at XDP.
 pub const PROG_XDP: &str = "xdp_ingress";
 /// Forwarding at tc (tcx).
 pub const PROG_TC: &str = "tc_ingress";
+/// ICMP at XDP, called by [`PROG_XDP`] through [`MAP_XDP_ICMP`].
+pub const PROG_XDP_ICMP: &str = "xdp_icmp";
+/// ICMP at tc, called by [`PROG_TC`] through [`MAP_TC_ICMP`].
+pub const PROG_TC_ICMP: &str = "tc_icmp";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -21,6 +25,9 @@ pub const MAP_FLOWS: &str = "FLOWS";
 pub const MAP_FLOW_SLOTS: &str = "FLOW_SLOTS";
 /// Queue of free slot indices, filled by the agent.
 pub const MAP_FREE_SLOTS: &str = "FREE_SLOTS";
+/// Hash that forgets the oldest: [`crate::fragment::FragmentKey`] to
+/// [`crate::fragment::FragmentValue`].
+pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Hash: [`crate::service::ServiceKey`] to [`crate::service::ServiceValue`].
 pub const MAP_SERVICES: &str = "SERVICES";
 /// Array, memory-mapped: [`crate::service::RingChunk`].
@@ -37,6 +44,10 @@ pub const MAP_DROPS: &str = "DROPS";
 pub const MAP_VERDICTS: &str = "VERDICTS";
 /// Array of one: [`crate::settings::Settings`].
 pub const MAP_SETTINGS: &str = "SETTINGS";
+/// Program array of one: [`PROG_XDP_ICMP`].
+pub const MAP_XDP_ICMP: &str = "XDP_ICMP";
+/// Program array of one: [`PROG_TC_ICMP`].
+pub const MAP_TC_ICMP: &str = "TC_ICMP";
 /// Hash: [`crate::steer::SteerKey`] to [`crate::steer::SteerValue`].
 pub const MAP_STEER: &str = "STEER";
 /// Socket map: the agent's listening sockets.

@@ -12,6 +12,7 @@ use crate::{
     backend::Backend,
     counters::{Count, Stats},
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
+    fragment::{FragmentKey, FragmentValue},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -33,6 +34,10 @@ unsafe impl Pod for FlowRef {}
 unsafe impl Pod for FlowDirection {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for FlowSlot {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for FragmentKey {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for FragmentValue {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for ServiceKey {}
 // SAFETY: see the module's documentation.

@@ -28,6 +28,10 @@ mod flow;
 #[cfg(target_arch = "bpf")]
 mod forward;
 #[cfg(target_arch = "bpf")]
+mod fragment;
+#[cfg(target_arch = "bpf")]
+mod icmp;
+#[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -69,6 +73,18 @@ mod programs {
     #[classifier]
     pub fn tc_ingress(ctx: TcContext) -> i32 {
         forward::packet(&ctx)
+    }
+
+    /// ICMP at XDP, called by the above.
+    #[xdp]
+    pub fn xdp_icmp(ctx: XdpContext) -> u32 {
+        forward::icmp(&ctx)
+    }
+
+    /// ICMP at tc, called by the above.
+    #[classifier]
+    pub fn tc_icmp(ctx: TcContext) -> i32 {
+        forward::icmp(&ctx)
     }
 
     /// Steering at socket look-up.

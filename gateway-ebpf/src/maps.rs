@@ -10,6 +10,7 @@
 //! | FLOWS | tuple → slot, direction, generation | programs insert, agent removes | programs | exact match; never evicts, a full table is a counted refusal; preallocated |
 //! | FLOW_SLOTS | slot → state of a flow | programs; agent when a flow ends | both | array in memory: a pointer stays valid, the agent maps it |
 //! | FREE_SLOTS | slot indices | both push, programs pop | programs | the kernel's own free list, no lock of ours |
+//! | FRAGMENTS | addresses, identification → ports | programs | programs | bounded; the oldest goes first, it is worth the least |
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
 //! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
@@ -17,17 +18,19 @@
 //! | DROPS, VERDICTS | reason, verdict → packets, bytes | programs | agent | per CPU, as above |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
 //! | STEER | local address, port → sockets | agent | sk_lookup | exact match |
+//! | XDP_ICMP, TC_ICMP | 0 → program for ICMP | agent | programs | the map types of tail calls; one each, as programs of one type call each other only |
 //! | SOCKETS | index → listening socket | agent | sk_lookup | the map type that holds sockets |
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, Queue, SockMap},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, SockMap},
 };
 use gateway_common::{
     backend::Backend,
     counters::{Count, Stats, VERDICT_COUNTERS},
     drop_reason::DROP_REASON_SLOTS,
     flow::{FlowKey, FlowRef, FlowSlot},
+    fragment::{FragmentKey, FragmentValue},
     limits,
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
@@ -45,6 +48,10 @@ pub static FLOW_SLOTS: Array<FlowSlot> = Array::pinned(limits::MAX_FLOWS, MMAPAB
 
 #[map]
 pub static FREE_SLOTS: Queue<u32> = Queue::pinned(limits::MAX_FLOWS, 0);
+
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
+    LruHashMap::pinned(limits::MAX_FRAGMENTS, 0);
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(limits::MAX_SERVICES, 0);
@@ -69,6 +76,12 @@ pub static VERDICTS: PerCpuArray<Count> = PerCpuArray::pinned(VERDICT_COUNTERS, 
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+
+#[map]
+pub static XDP_ICMP: ProgramArray = ProgramArray::pinned(1, 0);
+
+#[map]
+pub static TC_ICMP: ProgramArray = ProgramArray::pinned(1, 0);
 
 #[map]
 pub static STEER: HashMap<SteerKey, SteerValue> = HashMap::pinned(limits::MAX_STEERED, 0);

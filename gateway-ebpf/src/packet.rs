@@ -3,8 +3,10 @@
 
 use gateway_common::{addr::Addr16, drop_reason::DropReason, flow::FlowKey};
 
-/// A TCP or UDP packet of either family, parsed once; every later step reads
-/// this.
+use crate::fragment::Fragment;
+
+/// A packet of either family, parsed once; every later step reads this. TCP, UDP,
+/// or ICMP, whose errors quote such a packet.
 // See `Aligned`.
 #[repr(C, align(8))]
 pub struct Packet {
@@ -26,6 +28,10 @@ pub struct Packet {
     pub ttl: u8,
     /// Whether this is IPv6.
     pub is_v6: bool,
+    /// Which part of an IP packet this is.
+    pub fragment: Fragment,
+    /// What its parts share, as it stands; nothing else has it.
+    pub fragment_id_be: u32,
     /// Why the packet cannot be forwarded, should it turn out to be ours.
     pub defect: Option<DropReason>,
 }
@@ -51,10 +57,25 @@ impl Packet {
             flow_info: 0,
             ttl: 0,
             is_v6: false,
+            fragment: Fragment::Whole,
+            fragment_id_be: 0,
             defect: None,
         }
     }
 }
+
+impl Packet {
+    /// Whether it is ICMP or ICMPv6.
+    #[inline(always)]
+    pub fn is_icmp(&self) -> bool {
+        self.key.proto == PROTOCOL_ICMP || self.key.proto == PROTOCOL_ICMPV6
+    }
+}
+
+/// `IPPROTO_ICMP`.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// `IPPROTO_ICMPV6`.
+pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// Ethernet II (IEEE 802.3 clause 3).
 #[repr(C, packed)]
@@ -150,6 +171,19 @@ pub struct Tcp {
 
 /// Length of [`Tcp`].
 pub const TCP_LEN: usize = size_of::<Tcp>();
+
+/// ICMP and ICMPv6 (RFC 792, RFC 4443).
+#[repr(C, packed)]
+pub struct Icmp {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Checksum, as it stands.
+    pub check: u16,
+    /// By type; an error says here what its code leaves open.
+    pub detail: u32,
+}
 
 /// UDP (RFC 768).
 #[repr(C, packed)]

@@ -12,22 +12,31 @@ use gateway_common::{
 
 use crate::{
     context::{Context, L4Checksum},
+    fragment::Fragment,
     packet::{ETHERNET_LEN, Ipv4, Ipv6, Packet, Ports, Tcp, Udp},
     verdict::Verdict,
     word::{load_u16, store_u16, store_u32, store_u64},
 };
 
 /// A header that the parser had found is not there.
-const OUT_OF_REACH: Verdict = Verdict::Drop(DropReason::HelperFailed);
+pub const OUT_OF_REACH: Verdict = Verdict::Drop(DropReason::HelperFailed);
 
 /// Rewrites the packet as `to` says. Its time to live must be over 1.
 #[inline(always)]
 pub fn apply<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) -> Result<(), Verdict> {
-    let addresses = u64::from(to.addresses_diff);
-    if packet.is_v6 {
-        ipv6(ctx, to)?;
-    } else {
-        ipv4(ctx, to)?;
+    let addresses = [&to.new_src, &to.new_dst];
+    header(
+        ctx,
+        packet.is_v6,
+        ETHERNET_LEN,
+        addresses,
+        to.addresses_diff,
+        1,
+    )?;
+    if packet.fragment == Fragment::Later {
+        // What follows its header is payload.
+        balance(ctx, packet, to);
+        return Ok(());
     }
     ports(ctx, packet, to)?;
     let is_tcp = packet.key.proto == PROTOCOL_TCP;
@@ -38,45 +47,81 @@ pub fn apply<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) -> Result
     };
     ctx.update_l4_checksum(&L4Checksum {
         offset: packet.l4_offset + check,
-        addresses,
+        addresses: u64::from(to.addresses_diff),
         ports: u64::from(to.ports_diff),
         is_optional: !is_tcp,
     })?;
-    if packet.is_v6 {
-        // The header has no checksum of its own that would balance its hop
-        // limit, the lower byte of a word.
-        ctx.balance(addresses + diff16(1_u16.to_be(), 0));
-    }
+    balance(ctx, packet, to);
     Ok(())
 }
 
-/// Rewrites an IPv4 header.
+/// An IPv6 header has no checksum of its own that would balance it.
 #[inline(always)]
-fn ipv4<C: Context>(ctx: &C, to: &FlowDirection) -> Result<(), Verdict> {
-    let ip = ctx.header::<Ipv4>(ETHERNET_LEN).ok_or(OUT_OF_REACH)?;
+fn balance<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) {
+    if packet.is_v6 {
+        ctx.balance(u64::from(to.addresses_diff));
+        ctx.balance_hop_limit();
+    }
+}
+
+/// Rewrites the IP header at `offset`: source and destination, which changes the
+/// sum of its addresses by `addresses_diff`, and takes `hops` (0 or 1) off its
+/// time to live. How the sum of the header has changed, `hops` aside.
+#[inline(always)]
+pub fn header<C: Context>(
+    ctx: &C,
+    is_v6: bool,
+    offset: usize,
+    addresses: [&Addr16; 2],
+    addresses_diff: u16,
+    hops: u8,
+) -> Result<u64, Verdict> {
+    if is_v6 {
+        ipv6(ctx, offset, addresses, hops)?;
+        Ok(u64::from(addresses_diff))
+    } else {
+        ipv4(ctx, offset, addresses, addresses_diff, hops)
+    }
+}
+
+#[inline(always)]
+fn ipv4<C: Context>(
+    ctx: &C,
+    offset: usize,
+    [src, dst]: [&Addr16; 2],
+    addresses_diff: u16,
+    hops: u8,
+) -> Result<u64, Verdict> {
+    let ip = ctx.header::<Ipv4>(offset).ok_or(OUT_OF_REACH)?;
     // SAFETY: `header` has compared its end with the end of the data, and
     // nothing in here moves it.
     unsafe {
-        store_u32::<{ offset_of!(Ipv4, src_be) }>(ip, u32::from_ne_bytes(to.new_src.v4()));
-        store_u32::<{ offset_of!(Ipv4, dst_be) }>(ip, u32::from_ne_bytes(to.new_dst.v4()));
-        *ip.add(offset_of!(Ipv4, ttl)) -= 1;
+        store_u32::<{ offset_of!(Ipv4, src_be) }>(ip, u32::from_ne_bytes(src.v4()));
+        store_u32::<{ offset_of!(Ipv4, dst_be) }>(ip, u32::from_ne_bytes(dst.v4()));
+        *ip.add(offset_of!(Ipv4, ttl)) -= hops;
         // The time to live is the upper byte of its word.
-        let diff = u64::from(to.addresses_diff) + diff16(0x100_u16.to_be(), 0);
-        let check = checksum::apply(load_u16::<{ offset_of!(Ipv4, check) }>(ip), diff);
-        store_u16::<{ offset_of!(Ipv4, check) }>(ip, check);
+        let hops_diff = diff16((u16::from(hops) << 8).to_be(), 0);
+        let diff = u64::from(addresses_diff) + if hops == 0 { 0 } else { hops_diff };
+        let old = load_u16::<{ offset_of!(Ipv4, check) }>(ip);
+        let new = checksum::apply(old, diff);
+        store_u16::<{ offset_of!(Ipv4, check) }>(ip, new);
+        Ok(u64::from(addresses_diff) + diff16(old, new))
     }
-    Ok(())
 }
 
-/// Rewrites an IPv6 header.
 #[inline(always)]
-fn ipv6<C: Context>(ctx: &C, to: &FlowDirection) -> Result<(), Verdict> {
-    let ip = ctx.header::<Ipv6>(ETHERNET_LEN).ok_or(OUT_OF_REACH)?;
+fn ipv6<C: Context>(
+    ctx: &C,
+    offset: usize,
+    [src, dst]: [&Addr16; 2],
+    hops: u8,
+) -> Result<(), Verdict> {
+    let ip = ctx.header::<Ipv6>(offset).ok_or(OUT_OF_REACH)?;
     // SAFETY: as above.
     unsafe {
-        *ip.add(offset_of!(Ipv6, hop_limit)) -= 1;
-        address::<{ offset_of!(Ipv6, src) }>(ip, &to.new_src);
-        address::<{ offset_of!(Ipv6, dst) }>(ip, &to.new_dst);
+        *ip.add(offset_of!(Ipv6, hop_limit)) -= hops;
+        address::<{ offset_of!(Ipv6, src) }>(ip, src);
+        address::<{ offset_of!(Ipv6, dst) }>(ip, dst);
     }
     Ok(())
 }

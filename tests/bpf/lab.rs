@@ -16,6 +16,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::ProgramArray,
     programs::{
         ProgramError, ProgramInfo, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, XdpMode,
     },
@@ -136,6 +137,19 @@ impl Lab {
         retried(|| tc.load());
         let steer: &mut SkLookup = program(&mut ebpf, names::PROG_SK_LOOKUP);
         retried(|| steer.load());
+        let icmp: &mut Xdp = program(&mut ebpf, names::PROG_XDP_ICMP);
+        retried(|| icmp.load());
+        let icmp: &mut SchedClassifier = program(&mut ebpf, names::PROG_TC_ICMP);
+        retried(|| icmp.load());
+        for (map, name) in [
+            (names::MAP_XDP_ICMP, names::PROG_XDP_ICMP),
+            (names::MAP_TC_ICMP, names::PROG_TC_ICMP),
+        ] {
+            let icmp = ebpf.program(name).unwrap().fd().unwrap().try_clone();
+            let map = ebpf.map_mut(map).unwrap();
+            let mut map: ProgramArray<_> = map.try_into().unwrap();
+            map.set(0, &icmp.unwrap(), 0).unwrap();
+        }
         let mut lab = Self { hook, ebpf };
         maps::set_settings(&mut lab.ebpf);
         lab

@@ -31,18 +31,18 @@ use crate::{
 
 /// Bytes sent each way.
 const BULK: usize = 16 << 20;
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A host of its own: a thread in a namespace, doing one job after another.
-struct Host {
-    thread_id: i32,
+pub struct Host {
+    pub thread_id: i32,
     jobs: mpsc::Sender<Job>,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (started, start) = mpsc::channel();
         thread::spawn(move || {
@@ -72,7 +72,7 @@ impl Host {
         result
     }
 
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         self.start(job).recv_timeout(DEADLINE).unwrap()
     }
 
@@ -133,7 +133,7 @@ fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Puts a client and a backend behind the gateway and attaches the program.
-fn hosts(lab: &mut Lab) -> (Host, Host) {
+pub fn hosts(lab: &mut Lab) -> (Host, Host) {
     ip("neigh flush all nud permanent");
     let (client, backend) = (Host::new(), Host::new());
     client.plug(
@@ -169,7 +169,7 @@ fn hosts(lab: &mut Lab) -> (Host, Host) {
 }
 
 /// Sends both streams at once over one connection and compares them.
-fn transfer(client: &Host, backend: &Host, vip: SocketAddr, target: SocketAddr) {
+pub fn transfer(client: &Host, backend: &Host, vip: SocketAddr, target: SocketAddr) {
     let (listening, ready) = mpsc::channel();
     let server = backend.start(move || {
         let listener = TcpListener::bind(target).unwrap();
@@ -252,7 +252,8 @@ fn a_refused_connection_is_refused_to_the_client() {
     });
 }
 
-/// Datagrams there and back, one at a time, of every length around the limits.
+/// Datagrams there and back, one at a time, of every length around the limits,
+/// and some in fragments.
 #[test]
 fn datagrams_are_echoed() {
     for (snat, [_, vip, target]) in [false, true]
@@ -267,15 +268,19 @@ fn datagrams_are_echoed() {
                 lab.dnat_backend(1, at(target));
             }
             lab.service_of(PROTOCOL_UDP, at(vip), &[1], |_| {});
-            let lengths: Vec<usize> = (0..10).chain(500..510).chain(1440..=1452).collect();
-            let count = lengths.len() as u64;
+            let lengths: Vec<usize> = (0..10)
+                .chain(500..510)
+                .chain(1440..=1480)
+                .chain([3000, 8000])
+                .collect();
+            let bytes: u64 = lengths.iter().map(|len| *len as u64).sum();
             let (bound, ready) = mpsc::channel();
             let expected = lengths.len();
             let server = backend.start(move || {
                 let socket = UdpSocket::bind(at(target)).unwrap();
                 socket.set_read_timeout(Some(DEADLINE)).unwrap();
                 bound.send(()).unwrap();
-                let mut buffer = [0; 2048];
+                let mut buffer = [0; 9000];
                 for _ in 0..expected {
                     let (len, peer) = socket.recv_from(&mut buffer).unwrap();
                     socket.send_to(&buffer[..len], peer).unwrap();
@@ -293,7 +298,7 @@ fn datagrams_are_echoed() {
                 // Connected: an answer from another address is not taken.
                 socket.connect(at(vip)).unwrap();
                 let bytes = stream(3);
-                let mut buffer = [0; 2048];
+                let mut buffer = [0; 9000];
                 for len in lengths {
                     socket.send(&bytes[..len]).unwrap();
                     let got = socket.recv(&mut buffer).unwrap();
@@ -303,7 +308,7 @@ fn datagrams_are_echoed() {
             server.recv_timeout(DEADLINE).unwrap();
             let slot = lab.slot(0);
             assert_eq!(slot.tcp_state, UDP_TWO_WAY);
-            assert_eq!(slot.dir.map(|dir| dir.packets), [count, count]);
+            assert!(slot.dir.iter().all(|dir| dir.bytes > bytes), "{slot:?}");
             assert_eq!(lab.service_stats().flows, 1);
             assert_eq!(lab.all_drops(), 0);
         });

@@ -18,13 +18,13 @@ use serde_json::Value;
 
 use crate::scene;
 
-const VIP: Ipv6Addr = Ipv6Addr::new(0xfd97, 0, 0, 0, 0, 0, 0, 1);
+pub const VIP: Ipv6Addr = Ipv6Addr::new(0xfd97, 0, 0, 0, 0, 0, 0, 1);
 const CLIENT: Ipv6Addr = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 2);
 const BACKEND: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2);
 
 /// Adds addresses and routes of IPv6 to the client's link and to that of the
 /// first backend. Forwarding is left to the agent.
-fn dual_stack(lab: &Lab) {
+pub fn dual_stack(lab: &Lab) {
     let [backend, ..] = &lab.backends;
     for (netns, command) in [
         (

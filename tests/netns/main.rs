@@ -12,6 +12,7 @@ mod forward;
 mod health;
 mod hello;
 mod http;
+mod icmp;
 mod ipv6;
 mod lab;
 mod passthrough;

@@ -6,6 +6,8 @@ mod xdp;
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 
+use gateway_common::checksum::diff16;
+
 use crate::verdict::Verdict;
 
 /// A transport checksum to bring up to date. Changes are differences by
@@ -70,12 +72,22 @@ pub trait Context {
     /// that of the addresses and of the hop limit.
     fn balance(&self, diff: u64);
 
+    /// The same for the hop limit alone, one less.
+    #[inline(always)]
+    fn balance_hop_limit(&self) {
+        // It is the lower byte of a word.
+        self.balance(diff16(1_u16.to_be(), 0));
+    }
+
     /// Length the FIB look-up compares with the route's MTU for a packet of
     /// `ip_len` bytes; 0 lets the kernel look at the frame itself.
     fn fib_len(ip_len: u32) -> u16;
 
     /// The frame's own pointer, for helpers.
     fn as_ptr(&self) -> *mut core::ffi::c_void;
+
+    /// Goes on in the program for ICMP; comes back when there is none.
+    fn continue_with_icmp(&self);
 
     /// Sends the frame to a next hop that the FIB look-up found.
     fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict>;

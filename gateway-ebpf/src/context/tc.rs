@@ -13,7 +13,7 @@ use aya_ebpf::{
 use gateway_common::{checksum, drop_reason::DropReason};
 
 use super::{Context, L4Checksum};
-use crate::{aligned::Aligned, verdict::Verdict};
+use crate::{aligned::Aligned, maps::TC_ICMP, verdict::Verdict};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -102,6 +102,12 @@ impl Context for TcContext {
     #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         EbpfContext::as_ptr(self)
+    }
+
+    #[inline(always)]
+    fn continue_with_icmp(&self) {
+        // SAFETY: nothing here has to be dropped.
+        unsafe { TC_ICMP.tail_call(self, 0) };
     }
 
     #[inline(always)]

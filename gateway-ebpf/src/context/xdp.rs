@@ -13,6 +13,7 @@ use gateway_common::{checksum, drop_reason::DropReason};
 
 use super::{Context, L4Checksum};
 use crate::{
+    maps::XDP_ICMP,
     packet::Ethernet,
     verdict::Verdict,
     word::{load_u16, store_u16},
@@ -90,6 +91,12 @@ impl Context for XdpContext {
     #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         EbpfContext::as_ptr(self)
+    }
+
+    #[inline(always)]
+    fn continue_with_icmp(&self) {
+        // SAFETY: nothing here has to be dropped.
+        unsafe { XDP_ICMP.tail_call(self, 0) };
     }
 
     #[inline(always)]

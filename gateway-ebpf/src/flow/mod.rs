@@ -81,12 +81,26 @@ fn change_state(slot: *mut FlowSlot, from: u32, to: u32) -> bool {
 }
 
 impl Flow {
+    /// `DIR_*` of the packet at hand.
+    #[inline(always)]
+    pub fn direction(&self) -> u32 {
+        self.direction
+    }
+
+    /// `KIND_*`.
+    #[inline(always)]
+    pub fn kind(&self) -> u32 {
+        // SAFETY: `slot` is an element of the slot array, and this part of it
+        // does not change while the flow lives.
+        unsafe { (*self.slot).kind }
+    }
+
     /// How packets of this direction are rewritten.
     #[inline(always)]
     pub fn translation(&self) -> &'static FlowDirection {
         // SAFETY: `slot` is an element of the slot array, and this part of it
         // does not change while the flow lives.
-        unsafe { &(*self.slot).dir[self.direction as usize] }
+        unsafe { &(*self.slot).dir[(self.direction & 1) as usize] }
     }
 
     /// Whether the packet opens a new connection on the tuple of this one,

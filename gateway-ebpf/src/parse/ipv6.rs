@@ -3,13 +3,14 @@
 
 use core::mem::offset_of;
 
-use gateway_common::{addr::Addr16, drop_reason::DropReason};
+use gateway_common::addr::Addr16;
 
-use super::{PASS, transport};
+use super::{PASS, icmp, transport};
 use crate::{
     context::Context,
+    fragment::Fragment,
     maps::SETTINGS,
-    packet::{ETHERNET_LEN, IPV6_LEN, Ipv6, Packet, TCP_LEN},
+    packet::{ETHERNET_LEN, IPV6_LEN, Ipv6, PROTOCOL_ICMPV6, Packet, TCP_LEN},
     verdict::Verdict,
     word::{load_u16, load_u32, load_u64},
 };
@@ -77,7 +78,7 @@ pub fn parse<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
     packet.flow_info = (first & 0x0fff_ffff).to_be();
     packet.ttl = ttl;
     packet.is_v6 = true;
-    if !transport::is_ours(next_header) {
+    if !transport::is_ours(next_header) && next_header != PROTOCOL_ICMPV6 {
         walk(ctx, packet)?;
     }
     let available = ctx.frame_len().saturating_sub(ETHERNET_LEN as u32);
@@ -85,8 +86,43 @@ pub fn parse<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
         // A super-packet over 64 KiB has no length (Linux BIG TCP).
         packet.ip_len = available;
     }
+    if packet.key.proto == PROTOCOL_ICMPV6 {
+        return icmp(packet, available);
+    }
     let ip_header_len = (packet.l4_offset - ETHERNET_LEN) as u32;
     transport::parse(ctx, packet, ip_header_len, available)
+}
+
+/// Parses the header at `offset`, quoted in an ICMPv6 error: see
+/// [`super::quoted`]. Quoted extension headers are not walked.
+#[inline(always)]
+pub fn quoted<C: Context>(ctx: &C, packet: &mut Packet, offset: usize) -> Result<(), Verdict> {
+    let reach = offset + IPV6_LEN + TCP_LEN;
+    ctx.make_linear(reach.min(ctx.frame_len() as usize));
+    let ip = ctx.header::<Ipv6>(offset).ok_or(PASS)?;
+    // SAFETY: `header` has compared its end with the end of the data.
+    let (version, next_header, src, dst) = unsafe {
+        (
+            *ip >> 4,
+            *ip.add(offset_of!(Ipv6, next_header)),
+            [
+                load_u64::<{ offset_of!(Ipv6, src) }>(ip),
+                load_u64::<{ offset_of!(Ipv6, src) + 8 }>(ip),
+            ],
+            [
+                load_u64::<{ offset_of!(Ipv6, dst) }>(ip),
+                load_u64::<{ offset_of!(Ipv6, dst) + 8 }>(ip),
+            ],
+        )
+    };
+    if version != 6 || !transport::is_ours(next_header) || is_mapped(&src) || is_mapped(&dst) {
+        return Err(PASS);
+    }
+    packet.key.src = address(dst);
+    packet.key.dst = address(src);
+    packet.key.proto = next_header;
+    packet.l4_offset = offset + IPV6_LEN;
+    Ok(())
 }
 
 /// Follows the chain of extension headers to TCP or UDP.
@@ -122,13 +158,16 @@ fn walk<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
             // With stops left, this node is one of them, and the stack's affair.
             ROUTING if detail & 0xff == 0 => (usize::from(len) + 1) * 8,
             FRAGMENT => {
-                // Only the first fragment carries ports.
+                // SAFETY: as above.
+                packet.fragment_id_be =
+                    unsafe { load_u32::<{ offset_of!(Extension, id_be) }>(header) };
                 if detail & 0xfff8 != 0 {
-                    return Err(PASS);
+                    packet.fragment = Fragment::Later;
+                    return Ok(());
                 }
                 // The one and only fragment is a whole packet (RFC 6946).
                 if detail & 1 != 0 {
-                    packet.defect = Some(DropReason::Fragment);
+                    packet.fragment = Fragment::First;
                 }
                 8
             }

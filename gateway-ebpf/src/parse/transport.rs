@@ -11,6 +11,7 @@ use gateway_common::{
 use super::PASS;
 use crate::{
     context::Context,
+    fragment::{self, Fragment},
     packet::{Packet, Ports, TCP_LEN, Tcp, UDP_LEN, Udp},
     verdict::Verdict,
     word::load_u16,
@@ -35,6 +36,12 @@ pub fn parse<C: Context>(
     ip_header_len: u32,
     available: u32,
 ) -> Result<(), Verdict> {
+    if packet.fragment == Fragment::Later {
+        if packet.ip_len > available {
+            packet.defect = Some(DropReason::Malformed);
+        }
+        return fragment::recall(packet);
+    }
     let ports = ctx.header::<Ports>(packet.l4_offset).ok_or(PASS)?;
     // SAFETY: `header` has compared its end with the end of the data.
     (packet.key.src_port_be, packet.key.dst_port_be) = unsafe {
@@ -87,6 +94,9 @@ fn udp<C: Context>(ctx: &C, packet: &mut Packet, ip_header_len: u32) -> bool {
     let len_be = unsafe { load_u16::<{ offset_of!(Udp, len_be) }>(udp) };
     let len = u32::from(u16::from_be(len_be));
     packet.header_len = ip_header_len + UDP_LEN as u32;
-    // More may follow in the IP packet (RFC 9868), less not.
-    len >= UDP_LEN as u32 && ip_header_len + len <= packet.ip_len
+    // More may follow in the IP packet (RFC 9868); less only in others of its
+    // fragments.
+    len >= UDP_LEN as u32
+        && (ip_header_len + len <= packet.ip_len
+            || packet.fragment == Fragment::First && packet.header_len <= packet.ip_len)
 }

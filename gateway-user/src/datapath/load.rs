@@ -5,18 +5,19 @@ use std::path::Path;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::MapInfo,
+    maps::{MapInfo, ProgramArray},
     programs::{ProgramError, SchedClassifier, SkLookup, Xdp},
 };
 use gateway_common::{
     limits::{MAX_SOCKETS, MAX_STEERED},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS, MAP_RINGS,
-        MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_STEER, PROG_SK_LOOKUP, PROG_TC, PROG_XDP,
+        MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_STEER, MAP_TC_ICMP, MAP_XDP_ICMP,
+        PROG_SK_LOOKUP, PROG_TC, PROG_TC_ICMP, PROG_XDP, PROG_XDP_ICMP,
     },
 };
 
-use crate::datapath::{DatapathConfig, DatapathError, maps, object};
+use crate::datapath::{DatapathConfig, DatapathError, layout, object};
 
 /// The loaded object.
 pub struct Loaded {
@@ -36,7 +37,7 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
     let mut warnings = Vec::new();
     let mut adopted = false;
     let mut loader = EbpfLoader::new();
-    for (name, key_size, value_size) in maps::layout() {
+    for (name, key_size, value_size) in layout::layout() {
         let pin = pins.join(name);
         let mut entries = size(config, name);
         if pin.exists() {
@@ -78,14 +79,41 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
     let mut ebpf = loader
         .load(object::OBJECT)
         .map_err(|error| refused("the eBPF object")(error.into()))?;
-    for name in [PROG_XDP, PROG_TC, PROG_SK_LOOKUP] {
+    for name in [
+        PROG_XDP_ICMP,
+        PROG_TC_ICMP,
+        PROG_XDP,
+        PROG_TC,
+        PROG_SK_LOOKUP,
+    ] {
         verify(&mut ebpf, name).map_err(refused(name))?;
+    }
+    // Before the programs that call them are attached.
+    for (map, name) in [(MAP_XDP_ICMP, PROG_XDP_ICMP), (MAP_TC_ICMP, PROG_TC_ICMP)] {
+        call(&mut ebpf, map, name).map_err(refused(name))?;
     }
     Ok(Loaded {
         ebpf,
         adopted,
         warnings,
     })
+}
+
+/// Lets other programs call `program` through `map`.
+fn call(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+    program: &'static str,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let missing = || "the object has no such program";
+    let fd = ebpf
+        .program(program)
+        .ok_or_else(missing)?
+        .fd()?
+        .try_clone()?;
+    let map = ebpf.map_mut(map).ok_or("the object has no map for it")?;
+    ProgramArray::try_from(map)?.set(0, &fd, 0)?;
+    Ok(())
 }
 
 /// Attempts at loading a program that the kernel breaks off.
@@ -101,8 +129,8 @@ fn verify(
     let mut tries = 0;
     loop {
         let loaded: Result<(), ProgramError> = match name {
-            PROG_XDP => <&mut Xdp>::try_from(&mut *program)?.load(),
-            PROG_TC => <&mut SchedClassifier>::try_from(&mut *program)?.load(),
+            PROG_XDP | PROG_XDP_ICMP => <&mut Xdp>::try_from(&mut *program)?.load(),
+            PROG_TC | PROG_TC_ICMP => <&mut SchedClassifier>::try_from(&mut *program)?.load(),
             _ => <&mut SkLookup>::try_from(&mut *program)?.load(),
         };
         tries += 1;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod,
+    Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, Queue, SockMap},
     util::nr_cpus,
 };
@@ -474,27 +474,4 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         key,
         cause: error.into(),
     }
-}
-
-/// Key and value sizes of every map, as this version writes them: what a pinned
-/// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 13] {
-    fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
-        (name, size_of::<K>() as u32, size_of::<V>() as u32)
-    }
-    [
-        of::<FlowKey, FlowRef>(MAP_FLOWS),
-        of::<u32, gateway_common::flow::FlowSlot>(MAP_FLOW_SLOTS),
-        (MAP_FREE_SLOTS, 0, 4),
-        of::<ServiceKey, ServiceValue>(MAP_SERVICES),
-        of::<u32, gateway_common::service::RingChunk>(MAP_RINGS),
-        of::<u32, Backend>(MAP_BACKENDS),
-        of::<u32, Stats>(MAP_SERVICE_STATS),
-        of::<u32, Stats>(MAP_BACKEND_STATS),
-        of::<u32, Count>(MAP_DROPS),
-        of::<u32, Count>(MAP_VERDICTS),
-        of::<u32, Settings>(MAP_SETTINGS),
-        of::<SteerKey, SteerValue>(MAP_STEER),
-        of::<u32, u32>(MAP_SOCKETS),
-    ]
 }

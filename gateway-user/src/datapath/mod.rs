@@ -31,6 +31,8 @@ mod interfaces;
 #[cfg(feature = "ebpf")]
 mod kernel;
 #[cfg(feature = "ebpf")]
+mod layout;
+#[cfg(feature = "ebpf")]
 mod links;
 #[cfg(feature = "ebpf")]
 mod load;

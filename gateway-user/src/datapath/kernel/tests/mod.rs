@@ -79,7 +79,7 @@ fn detach_leaves_nothing_and_may_be_repeated() {
 
     let detached = run(detach(&config)).expect("to detach");
     assert_eq!(detached.links, ["sk_lookup", "tc_pod0", "tc_wire0"]);
-    assert_eq!(detached.maps.len(), 13);
+    assert_eq!(detached.maps.len(), 16);
     assert_eq!(detached.vips, [ip_addr(VIP)]);
     assert!(!output("ip", "route show table local").contains(VIP));
     assert_eq!((programs_at("wire0"), programs_at("pod0")), (0, 0));

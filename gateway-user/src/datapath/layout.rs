@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the pinned maps look like.
+
+use aya::Pod;
+use gateway_common::{
+    backend::Backend,
+    counters::{Count, Stats},
+    flow::{FlowKey, FlowRef, FlowSlot},
+    fragment::{FragmentKey, FragmentValue},
+    names::{
+        MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FRAGMENTS,
+        MAP_FREE_SLOTS, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
+        MAP_STEER, MAP_TC_ICMP, MAP_VERDICTS, MAP_XDP_ICMP,
+    },
+    service::{RingChunk, ServiceKey, ServiceValue},
+    settings::Settings,
+    steer::{SteerKey, SteerValue},
+};
+
+/// Key and value sizes of every map, as this version writes them: what a pinned
+/// map must have to be adopted.
+pub fn layout() -> [(&'static str, u32, u32); 16] {
+    fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
+        (name, size_of::<K>() as u32, size_of::<V>() as u32)
+    }
+    [
+        of::<FlowKey, FlowRef>(MAP_FLOWS),
+        of::<u32, FlowSlot>(MAP_FLOW_SLOTS),
+        (MAP_FREE_SLOTS, 0, 4),
+        of::<FragmentKey, FragmentValue>(MAP_FRAGMENTS),
+        of::<ServiceKey, ServiceValue>(MAP_SERVICES),
+        of::<u32, RingChunk>(MAP_RINGS),
+        of::<u32, Backend>(MAP_BACKENDS),
+        of::<u32, Stats>(MAP_SERVICE_STATS),
+        of::<u32, Stats>(MAP_BACKEND_STATS),
+        of::<u32, Count>(MAP_DROPS),
+        of::<u32, Count>(MAP_VERDICTS),
+        of::<u32, Settings>(MAP_SETTINGS),
+        of::<SteerKey, SteerValue>(MAP_STEER),
+        of::<u32, u32>(MAP_SOCKETS),
+        of::<u32, u32>(MAP_XDP_ICMP),
+        of::<u32, u32>(MAP_TC_ICMP),
+    ]
+}
