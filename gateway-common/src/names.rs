@@ -11,10 +11,14 @@ pub const LAYOUT_VERSION: u32 = 3;
 pub const PROG_XDP: &str = "xdp_ingress";
 /// Forwarding at tc (tcx).
 pub const PROG_TC: &str = "tc_ingress";
-/// ICMP at XDP, called by [`PROG_XDP`] through [`MAP_XDP_ICMP`].
+/// ICMP at XDP, called by [`PROG_XDP`].
 pub const PROG_XDP_ICMP: &str = "xdp_icmp";
-/// ICMP at tc, called by [`PROG_TC`] through [`MAP_TC_ICMP`].
+/// ICMP at tc, called by [`PROG_TC`].
 pub const PROG_TC_ICMP: &str = "tc_icmp";
+/// First packets of flows at XDP, called by [`PROG_XDP`].
+pub const PROG_XDP_NEW_FLOW: &str = "xdp_new_flow";
+/// First packets of flows at tc, called by [`PROG_TC`].
+pub const PROG_TC_NEW_FLOW: &str = "tc_new_flow";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -44,11 +48,26 @@ pub const MAP_DROPS: &str = "DROPS";
 pub const MAP_VERDICTS: &str = "VERDICTS";
 /// Array of one: [`crate::settings::Settings`].
 pub const MAP_SETTINGS: &str = "SETTINGS";
-/// Program array of one: [`PROG_XDP_ICMP`].
-pub const MAP_XDP_ICMP: &str = "XDP_ICMP";
-/// Program array of one: [`PROG_TC_ICMP`].
-pub const MAP_TC_ICMP: &str = "TC_ICMP";
+/// Program array: what [`PROG_XDP`] calls, by `CALL_*`.
+pub const MAP_XDP_CALLS: &str = "XDP_CALLS";
+/// Program array: what [`PROG_TC`] calls, by `CALL_*`.
+pub const MAP_TC_CALLS: &str = "TC_CALLS";
 /// Hash: [`crate::steer::SteerKey`] to [`crate::steer::SteerValue`].
 pub const MAP_STEER: &str = "STEER";
 /// Socket map: the agent's listening sockets.
 pub const MAP_SOCKETS: &str = "SOCKETS";
+
+/// Index of the programs for ICMP.
+pub const CALL_ICMP: u32 = 0;
+/// Index of the programs for first packets of flows.
+pub const CALL_NEW_FLOW: u32 = 1;
+/// Entries of the program arrays: room to append without a new layout.
+pub const CALL_SLOTS: u32 = 8;
+
+/// Every called program: the array and the index it is called by, and its name.
+pub const CALLED: [(&str, u32, &str); 4] = [
+    (MAP_XDP_CALLS, CALL_ICMP, PROG_XDP_ICMP),
+    (MAP_TC_CALLS, CALL_ICMP, PROG_TC_ICMP),
+    (MAP_XDP_CALLS, CALL_NEW_FLOW, PROG_XDP_NEW_FLOW),
+    (MAP_TC_CALLS, CALL_NEW_FLOW, PROG_TC_NEW_FLOW),
+];

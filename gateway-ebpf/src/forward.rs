@@ -2,7 +2,11 @@
 //! The way of a packet through the forwarding steps, at XDP and at tc alike.
 
 use gateway_common::{
-    counters::VerdictCounter, drop_reason::DropReason, flow::PROTOCOL_TCP, tcp_state,
+    counters::VerdictCounter,
+    drop_reason::DropReason,
+    flow::PROTOCOL_TCP,
+    names::{CALL_ICMP, CALL_NEW_FLOW},
+    tcp_state,
 };
 
 use crate::{
@@ -17,65 +21,72 @@ use crate::{
 };
 
 /// Handles one frame.
+///
+/// What is rare and long goes on in a program of its own: it has a stack of its
+/// own, is verified on its own, and costs the packets of known flows nothing.
 #[inline(always)]
 pub fn packet<C: Context>(ctx: &C) -> C::Action {
-    let frame_len = ctx.frame_len();
-    let mut packet = Packet::empty();
-    let (Ok(verdict) | Err(verdict)) = match parse::frame(ctx, &mut packet) {
-        Ok(()) if packet.is_icmp() => {
-            // ICMP is rare and its way is long: a program of its own has a stack
-            // of its own, and is verified on its own.
-            ctx.continue_with_icmp();
+    handle(ctx, |packet| {
+        if packet.is_icmp() {
+            ctx.continue_with(CALL_ICMP);
             // It is not there.
-            Err(PASS)
+            return Err(PASS);
         }
-        Ok(()) => steps(ctx, &packet),
-        Err(verdict) => Err(verdict),
-    };
-    end(ctx, verdict, frame_len)
+        if let Some(flow) = flow::find(packet)
+            && !flow.ended_before(packet)
+        {
+            forwardable(packet)?;
+            return send(ctx, packet, flow);
+        }
+        service::find(&packet.key).ok_or(PASS)?;
+        ctx.continue_with(CALL_NEW_FLOW);
+        // Nobody knows this service's rules.
+        Err(Verdict::Drop(DropReason::HelperFailed))
+    })
 }
 
 /// Handles a frame that [`packet`] found to be ICMP.
 #[inline(always)]
 pub fn icmp<C: Context>(ctx: &C) -> C::Action {
+    handle(ctx, |packet| {
+        if packet.is_icmp() {
+            icmp::handle(ctx, packet)
+        } else {
+            Err(PASS)
+        }
+    })
+}
+
+/// Handles a frame to a service that [`packet`] found no flow for.
+#[inline(always)]
+pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
+    handle(ctx, |packet| {
+        let flow = admit(packet)?;
+        send(ctx, packet, flow)
+    })
+}
+
+/// Parses a frame and takes it through `steps`; counts how its way ended.
+#[inline(always)]
+fn handle<C: Context>(
+    ctx: &C,
+    steps: impl FnOnce(&mut Packet) -> Result<Verdict, Verdict>,
+) -> C::Action {
     let frame_len = ctx.frame_len();
     let mut packet = Packet::empty();
     let (Ok(verdict) | Err(verdict)) = match parse::frame(ctx, &mut packet) {
-        Ok(()) if packet.is_icmp() => icmp::handle(ctx, &mut packet),
-        Ok(()) => Err(PASS),
+        Ok(()) => steps(&mut packet),
         Err(verdict) => Err(verdict),
     };
-    end(ctx, verdict, frame_len)
-}
-
-/// Where the way of every packet ends, counted.
-#[inline(always)]
-fn end<C: Context>(ctx: &C, verdict: Verdict, frame_len: u32) -> C::Action {
     verdict::count(verdict, frame_len);
     ctx.action(verdict)
 }
 
+/// The flow that a first packet starts.
 #[inline(always)]
-fn steps<C: Context>(ctx: &C, packet: &Packet) -> Result<Verdict, Verdict> {
-    let flow = match flow::find(packet) {
-        Some(flow) if !flow.ended_before(packet) => {
-            forwardable(packet)?;
-            flow
-        }
-        _ => new_flow(packet)?,
-    };
-    if packet.fragment == Fragment::First {
-        fragment::remember(packet);
-    }
-    flow.track(packet);
-    let translation = flow.translation();
-    rewrite::apply(ctx, packet, translation)?;
-    route::send(ctx, packet, translation)
-}
-
-#[inline(always)]
-fn new_flow(packet: &Packet) -> Result<Flow, Verdict> {
-    let service = service::find(&packet.key).ok_or(Verdict::Pass(VerdictCounter::Passed))?;
+fn admit(packet: &Packet) -> Result<Flow, Verdict> {
+    // Found just before; gone since, if at all.
+    let service = service::find(&packet.key).ok_or(PASS)?;
     if packet.fragment == Fragment::Later {
         // Its flow is over, or it was never that packet's.
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
@@ -86,6 +97,18 @@ fn new_flow(packet: &Packet) -> Result<Flow, Verdict> {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
     flow::create(packet, service).inspect_err(|_| service::count_refused(service))
+}
+
+/// Rewrites a packet of `flow` and sends it on.
+#[inline(always)]
+fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Verdict> {
+    if packet.fragment == Fragment::First {
+        fragment::remember(packet);
+    }
+    flow.track(packet);
+    let translation = flow.translation();
+    rewrite::apply(ctx, packet, translation)?;
+    route::send(ctx, packet, translation)
 }
 
 /// Refuses a packet that is ours but cannot be sent on as it is.

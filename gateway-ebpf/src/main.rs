@@ -87,6 +87,18 @@ mod programs {
         forward::icmp(&ctx)
     }
 
+    /// First packets of flows at XDP, called by the above.
+    #[xdp]
+    pub fn xdp_new_flow(ctx: XdpContext) -> u32 {
+        forward::new_flow(&ctx)
+    }
+
+    /// First packets of flows at tc, called by the above.
+    #[classifier]
+    pub fn tc_new_flow(ctx: TcContext) -> i32 {
+        forward::new_flow(&ctx)
+    }
+
     /// Steering at socket look-up.
     #[sk_lookup]
     pub fn sk_steer(ctx: SkLookupContext) -> u32 {

@@ -18,7 +18,7 @@
 //! | DROPS, VERDICTS | reason, verdict → packets, bytes | programs | agent | per CPU, as above |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
 //! | STEER | local address, port → sockets | agent | sk_lookup | exact match |
-//! | XDP_ICMP, TC_ICMP | 0 → program for ICMP | agent | programs | the map types of tail calls; one each, as programs of one type call each other only |
+//! | XDP_CALLS, TC_CALLS | index → program to go on in | agent | programs | the map type of tail calls; one each, as programs of one type call each other only |
 //! | SOCKETS | index → listening socket | agent | sk_lookup | the map type that holds sockets |
 
 use aya_ebpf::{
@@ -32,6 +32,7 @@ use gateway_common::{
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
     limits,
+    names::CALL_SLOTS,
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -78,10 +79,10 @@ pub static VERDICTS: PerCpuArray<Count> = PerCpuArray::pinned(VERDICT_COUNTERS, 
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
 #[map]
-pub static XDP_ICMP: ProgramArray = ProgramArray::pinned(1, 0);
+pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(CALL_SLOTS, 0);
 
 #[map]
-pub static TC_ICMP: ProgramArray = ProgramArray::pinned(1, 0);
+pub static TC_CALLS: ProgramArray = ProgramArray::pinned(CALL_SLOTS, 0);
 
 #[map]
 pub static STEER: HashMap<SteerKey, SteerValue> = HashMap::pinned(limits::MAX_STEERED, 0);

@@ -257,10 +257,12 @@ fn programs_stay_within_their_budget_of_instructions() {
     at_both_hooks(|lab| {
         // Instructions the verifier walks through; its limit is a million.
         for (name, budget) in [
-            (names::PROG_TC, 120_000),
-            (names::PROG_XDP, 100_000),
+            (names::PROG_TC, 40_000),
+            (names::PROG_XDP, 40_000),
             (names::PROG_TC_ICMP, 40_000),
             (names::PROG_XDP_ICMP, 40_000),
+            (names::PROG_TC_NEW_FLOW, 120_000),
+            (names::PROG_XDP_NEW_FLOW, 120_000),
             (names::PROG_SK_LOOKUP, 1_000),
         ] {
             let info = program_info(lab, name);

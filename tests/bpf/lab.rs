@@ -18,7 +18,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::ProgramArray,
     programs::{
-        ProgramError, ProgramInfo, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, XdpMode,
+        Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp, XdpMode,
     },
 };
 use gateway_common::names;
@@ -125,30 +125,26 @@ impl Lab {
         set_forwarding(true);
 
         let mut ebpf = load();
-        let xdp: &mut Xdp = program(&mut ebpf, names::PROG_XDP);
-        retried(|| xdp.load());
+        for (_, program) in ebpf.programs_mut() {
+            match program {
+                Program::Xdp(program) => retried(|| program.load()),
+                Program::SchedClassifier(program) => retried(|| program.load()),
+                Program::SkLookup(program) => retried(|| program.load()),
+                other => panic!("nothing loads a program of type {:?}", other.prog_type()),
+            }
+        }
+        for (map, index, name) in names::CALLED {
+            let called = ebpf.program(name).unwrap().fd().unwrap().try_clone();
+            let map = ebpf.map_mut(map).unwrap();
+            let mut map: ProgramArray<_> = map.try_into().unwrap();
+            map.set(index, &called.unwrap(), 0).unwrap();
+        }
         // A veth registers its receive queues, which a run needs, only while
         // it has an XDP program.
         if hook == Hook::Xdp {
+            let xdp: &mut Xdp = program(&mut ebpf, names::PROG_XDP);
             xdp.attach(WIRE, XdpMode::Driver).unwrap();
             xdp.attach(PODS, XdpMode::Driver).unwrap();
-        }
-        let tc: &mut SchedClassifier = program(&mut ebpf, names::PROG_TC);
-        retried(|| tc.load());
-        let steer: &mut SkLookup = program(&mut ebpf, names::PROG_SK_LOOKUP);
-        retried(|| steer.load());
-        let icmp: &mut Xdp = program(&mut ebpf, names::PROG_XDP_ICMP);
-        retried(|| icmp.load());
-        let icmp: &mut SchedClassifier = program(&mut ebpf, names::PROG_TC_ICMP);
-        retried(|| icmp.load());
-        for (map, name) in [
-            (names::MAP_XDP_ICMP, names::PROG_XDP_ICMP),
-            (names::MAP_TC_ICMP, names::PROG_TC_ICMP),
-        ] {
-            let icmp = ebpf.program(name).unwrap().fd().unwrap().try_clone();
-            let map = ebpf.map_mut(map).unwrap();
-            let mut map: ProgramArray<_> = map.try_into().unwrap();
-            map.set(0, &icmp.unwrap(), 0).unwrap();
         }
         let mut lab = Self { hook, ebpf };
         maps::set_settings(&mut lab.ebpf);

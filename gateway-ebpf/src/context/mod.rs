@@ -86,8 +86,9 @@ pub trait Context {
     /// The frame's own pointer, for helpers.
     fn as_ptr(&self) -> *mut core::ffi::c_void;
 
-    /// Goes on in the program for ICMP; comes back when there is none.
-    fn continue_with_icmp(&self);
+    /// Goes on in the called program `index`, a `CALL_*` of
+    /// [`gateway_common::names`]; comes back when it is not there.
+    fn continue_with(&self, index: u32);
 
     /// Sends the frame to a next hop that the FIB look-up found.
     fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict>;

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use gateway_common::{checksum, drop_reason::DropReason};
 
 use super::{Context, L4Checksum};
-use crate::{aligned::Aligned, maps::TC_ICMP, verdict::Verdict};
+use crate::{aligned::Aligned, maps::TC_CALLS, verdict::Verdict};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -105,9 +105,9 @@ impl Context for TcContext {
     }
 
     #[inline(always)]
-    fn continue_with_icmp(&self) {
+    fn continue_with(&self, index: u32) {
         // SAFETY: nothing here has to be dropped.
-        unsafe { TC_ICMP.tail_call(self, 0) };
+        unsafe { TC_CALLS.tail_call(self, index) };
     }
 
     #[inline(always)]

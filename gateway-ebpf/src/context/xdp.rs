@@ -13,7 +13,7 @@ use gateway_common::{checksum, drop_reason::DropReason};
 
 use super::{Context, L4Checksum};
 use crate::{
-    maps::XDP_ICMP,
+    maps::XDP_CALLS,
     packet::Ethernet,
     verdict::Verdict,
     word::{load_u16, store_u16},
@@ -94,9 +94,9 @@ impl Context for XdpContext {
     }
 
     #[inline(always)]
-    fn continue_with_icmp(&self) {
+    fn continue_with(&self, index: u32) {
         // SAFETY: nothing here has to be dropped.
-        unsafe { XDP_ICMP.tail_call(self, 0) };
+        unsafe { XDP_CALLS.tail_call(self, index) };
     }
 
     #[inline(always)]

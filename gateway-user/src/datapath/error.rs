@@ -51,7 +51,7 @@ pub enum DatapathError {
     #[error("cannot load {what} into the kernel: {}", chain(&**cause))]
     Load {
         /// The object or the program.
-        what: &'static str,
+        what: String,
         /// Why.
         cause: Cause,
     },

@@ -10,7 +10,7 @@ use gateway_common::{
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FRAGMENTS,
         MAP_FREE_SLOTS, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
-        MAP_STEER, MAP_TC_ICMP, MAP_VERDICTS, MAP_XDP_ICMP,
+        MAP_STEER, MAP_TC_CALLS, MAP_VERDICTS, MAP_XDP_CALLS,
     },
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
@@ -38,7 +38,7 @@ pub fn layout() -> [(&'static str, u32, u32); 16] {
         of::<u32, Settings>(MAP_SETTINGS),
         of::<SteerKey, SteerValue>(MAP_STEER),
         of::<u32, u32>(MAP_SOCKETS),
-        of::<u32, u32>(MAP_XDP_ICMP),
-        of::<u32, u32>(MAP_TC_ICMP),
+        of::<u32, u32>(MAP_XDP_CALLS),
+        of::<u32, u32>(MAP_TC_CALLS),
     ]
 }

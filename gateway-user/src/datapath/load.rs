@@ -6,14 +6,13 @@ use std::path::Path;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapInfo, ProgramArray},
-    programs::{ProgramError, SchedClassifier, SkLookup, Xdp},
+    programs::{Program, ProgramError},
 };
 use gateway_common::{
     limits::{MAX_SOCKETS, MAX_STEERED},
     names::{
-        MAP_BACKEND_STATS, MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS, MAP_RINGS,
-        MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_STEER, MAP_TC_ICMP, MAP_XDP_ICMP,
-        PROG_SK_LOOKUP, PROG_TC, PROG_TC_ICMP, PROG_XDP, PROG_XDP_ICMP,
+        CALLED, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
+        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_STEER,
     },
 };
 
@@ -70,7 +69,7 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
         }
         loader.map_pin_path(name, pin);
     }
-    let refused = |what: &'static str| {
+    let refused = |what: String| {
         move |error: Box<dyn std::error::Error + Send + Sync>| DatapathError::Load {
             what,
             cause: error,
@@ -78,19 +77,13 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
     };
     let mut ebpf = loader
         .load(object::OBJECT)
-        .map_err(|error| refused("the eBPF object")(error.into()))?;
-    for name in [
-        PROG_XDP_ICMP,
-        PROG_TC_ICMP,
-        PROG_XDP,
-        PROG_TC,
-        PROG_SK_LOOKUP,
-    ] {
-        verify(&mut ebpf, name).map_err(refused(name))?;
+        .map_err(|error| refused("the eBPF object".to_owned())(error.into()))?;
+    for (name, program) in ebpf.programs_mut() {
+        verify(program).map_err(refused(name.to_owned()))?;
     }
     // Before the programs that call them are attached.
-    for (map, name) in [(MAP_XDP_ICMP, PROG_XDP_ICMP), (MAP_TC_ICMP, PROG_TC_ICMP)] {
-        call(&mut ebpf, map, name).map_err(refused(name))?;
+    for (map, index, name) in CALLED {
+        call(&mut ebpf, map, index, name).map_err(refused(name.to_owned()))?;
     }
     Ok(Loaded {
         ebpf,
@@ -99,10 +92,11 @@ pub fn load(config: &DatapathConfig, pins: &Path) -> Result<Loaded, DatapathErro
     })
 }
 
-/// Lets other programs call `program` through `map`.
+/// Lets other programs call `program` by its `index` in `map`.
 fn call(
     ebpf: &mut Ebpf,
     map: &'static str,
+    index: u32,
     program: &'static str,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let missing = || "the object has no such program";
@@ -112,26 +106,21 @@ fn call(
         .fd()?
         .try_clone()?;
     let map = ebpf.map_mut(map).ok_or("the object has no map for it")?;
-    ProgramArray::try_from(map)?.set(0, &fd, 0)?;
+    ProgramArray::try_from(map)?.set(index, &fd, 0)?;
     Ok(())
 }
 
 /// Attempts at loading a program that the kernel breaks off.
 const LOAD_TRIES: u32 = 50;
 
-fn verify(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or("the object has no such program")?;
+fn verify(program: &mut Program) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut tries = 0;
     loop {
-        let loaded: Result<(), ProgramError> = match name {
-            PROG_XDP | PROG_XDP_ICMP => <&mut Xdp>::try_from(&mut *program)?.load(),
-            PROG_TC | PROG_TC_ICMP => <&mut SchedClassifier>::try_from(&mut *program)?.load(),
-            _ => <&mut SkLookup>::try_from(&mut *program)?.load(),
+        let loaded: Result<(), ProgramError> = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            Program::SkLookup(program) => program.load(),
+            _ => return Err("the object has a program of a type nobody attaches".into()),
         };
         tries += 1;
         match loaded {

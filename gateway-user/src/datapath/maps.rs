@@ -428,7 +428,7 @@ fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
     ebpf.take_map(name).ok_or_else(|| DatapathError::Load {
-        what: name,
+        what: name.to_owned(),
         cause: "the object has no such map".into(),
     })
 }
@@ -440,7 +440,7 @@ where
     take(ebpf, name)?
         .try_into()
         .map_err(|error: MapError| DatapathError::Load {
-            what: name,
+            what: name.to_owned(),
             cause: error.into(),
         })
 }
@@ -449,7 +449,7 @@ fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
     match take(ebpf, name)? {
         Map::Array(data) => Ok(data),
         _ => Err(DatapathError::Load {
-            what: name,
+            what: name.to_owned(),
             cause: "the object has another type of map under this name".into(),
         }),
     }
