@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod attached;
 pub mod backend;
+pub mod budget;
 pub mod client;
 pub mod gateway;
 pub mod lab;

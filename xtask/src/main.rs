@@ -13,6 +13,7 @@ mod setup;
 mod task;
 mod test;
 mod tidy;
+mod verify;
 
 /// Sluice's tasks.
 #[derive(Parser)]
@@ -34,6 +35,8 @@ enum Task {
     Lint,
     /// Check the rules of this repository
     Tidy,
+    /// Load every kernel program, and hold its cost against the budget
+    Verify(verify::Options),
     /// Show the whole path with real brokers and clients
     Demo(demo::Options),
     /// Measure Sluice side by side with its peers
@@ -45,6 +48,7 @@ Examples:
   cargo xtask setup             say what is missing, then install it
   cargo xtask build --release   target/release/sluice
   cargo xtask test unit golden  what runs without root
+  cargo xtask verify            do the kernel programs load, at what cost
   cargo xtask demo --keep       leave the lab up to look around
   cargo xtask bench --only l4   the scenarios whose names begin so";
 
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
         Task::Tidy => tidy::run(),
+        Task::Verify(options) => verify::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
