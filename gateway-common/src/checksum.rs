@@ -30,6 +30,13 @@ pub fn diff_address(old: &Addr16, new: &Addr16) -> u64 {
     diff(0) + diff(4) + diff(8) + diff(12)
 }
 
+/// Whether a folded difference changes a sum: zero has two representations, and
+/// neither does.
+#[inline(always)]
+pub fn is_change(diff: u64) -> bool {
+    diff != 0 && diff != 0xffff
+}
+
 /// The checksum field after a change summed up in `diff`.
 #[inline(always)]
 pub fn apply(checksum: u16, diff: u64) -> u16 {
@@ -49,7 +56,7 @@ pub fn fold(mut sum: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::{apply, diff_address, diff16, diff32, fold};
+    use super::{apply, diff_address, diff16, diff32, fold, is_change};
     use crate::addr::Addr16;
 
     /// RFC 1071 section 4.1, word by word with end-around carry.
@@ -70,6 +77,15 @@ mod tests {
         *state ^= *state >> 17;
         *state ^= *state << 5;
         *state
+    }
+
+    #[test]
+    fn the_same_value_is_no_change() {
+        for value in [0, 1, 0x8000, 0xffff] {
+            let diff = u64::from(fold(diff16(value, value)));
+            assert!(!is_change(diff));
+        }
+        assert!(is_change(u64::from(fold(diff16(80, 8080)))));
     }
 
     #[test]

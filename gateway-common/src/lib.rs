@@ -23,6 +23,7 @@ pub mod fragment;
 pub mod limits;
 pub mod maglev;
 pub mod names;
+pub mod next_hop;
 #[cfg(feature = "user")]
 mod pod;
 pub mod service;

@@ -8,6 +8,7 @@
 //! | RINGS | 65,536 chunks | 64 | 4 MiB |
 //! | SERVICES, STEER | 16,384 | about 100 | 2 x 1.6 MiB |
 //! | BACKENDS | 65,536 | 40 | 2.5 MiB |
+//! | NEXT_HOPS | 4,096 a processor | 64 | 256 KiB a processor |
 //! | FRAGMENTS | 8,192 | about 130 | 1 MiB |
 //!
 //! The agent sets the sizes at load time from the bootstrap; the flow table is

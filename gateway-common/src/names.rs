@@ -32,6 +32,8 @@ pub const MAP_FREE_SLOTS: &str = "FREE_SLOTS";
 /// Hash that forgets the oldest: [`crate::fragment::FragmentKey`] to
 /// [`crate::fragment::FragmentValue`].
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
+/// Per-CPU array: [`crate::next_hop::NextHop`] by slot and direction.
+pub const MAP_NEXT_HOPS: &str = "NEXT_HOPS";
 /// Hash: [`crate::service::ServiceKey`] to [`crate::service::ServiceValue`].
 pub const MAP_SERVICES: &str = "SERVICES";
 /// Array, memory-mapped: [`crate::service::RingChunk`].

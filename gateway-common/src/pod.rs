@@ -13,6 +13,7 @@ use crate::{
     counters::{Count, Stats},
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    next_hop::NextHop,
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -38,6 +39,8 @@ unsafe impl Pod for FlowSlot {}
 unsafe impl Pod for FragmentKey {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for FragmentValue {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for NextHop {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for ServiceKey {}
 // SAFETY: see the module's documentation.

@@ -105,10 +105,9 @@ fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Ver
     if packet.fragment == Fragment::First {
         fragment::remember(packet);
     }
-    flow.track(packet);
-    let translation = flow.translation();
-    rewrite::apply(ctx, packet, translation)?;
-    route::send(ctx, packet, translation)
+    let now_ns = flow.track(packet);
+    rewrite::apply(ctx, packet, flow.translation())?;
+    route::send(ctx, packet, &flow, now_ns)
 }
 
 /// Refuses a packet that is ours but cannot be sent on as it is.

@@ -77,7 +77,7 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     if packet.is_v6 {
         ctx.balance_hop_limit();
     }
-    route::send(ctx, packet, to)
+    route::find(ctx, packet, to).and_then(|hop| ctx.send(&hop.0))
 }
 
 /// Whether a message of this type quotes the packet it is about.

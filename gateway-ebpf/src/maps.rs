@@ -11,6 +11,7 @@
 //! | FLOW_SLOTS | slot → state of a flow | programs; agent when a flow ends | both | array in memory: a pointer stays valid, the agent maps it |
 //! | FREE_SLOTS | slot indices | both push, programs pop | programs | the kernel's own free list, no lock of ours |
 //! | FRAGMENTS | addresses, identification → ports | programs | programs | bounded; the oldest goes first, it is worth the least |
+//! | NEXT_HOPS | slot, direction → next hop | programs | programs | per CPU: one writer, no torn answer |
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
 //! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
@@ -33,6 +34,7 @@ use gateway_common::{
     fragment::{FragmentKey, FragmentValue},
     limits,
     names::CALL_SLOTS,
+    next_hop::{NEXT_HOPS as NEXT_HOPS_A_CPU, NextHop},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -53,6 +55,9 @@ pub static FREE_SLOTS: Queue<u32> = Queue::pinned(limits::MAX_FLOWS, 0);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
     LruHashMap::pinned(limits::MAX_FRAGMENTS, 0);
+
+#[map]
+pub static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::pinned(NEXT_HOPS_A_CPU, 0);
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(limits::MAX_SERVICES, 0);

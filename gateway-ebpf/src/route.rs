@@ -6,31 +6,97 @@ use core::mem;
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup,
     },
     helpers::bpf_fib_lookup as fib_lookup,
 };
 use gateway_common::{
-    addr::Addr16, counters::VerdictCounter, drop_reason::DropReason, flow::FlowDirection,
+    addr::Addr16,
+    counters::VerdictCounter,
+    drop_reason::DropReason,
+    flow::FlowDirection,
+    next_hop::{NEXT_HOP_NS, NEXT_HOPS as NEXT_HOPS_A_CPU, NextHop},
 };
 
-use crate::{aligned::Aligned, context::Context, packet::Packet, verdict::Verdict};
+use crate::{
+    aligned::Aligned, context::Context, flow::Flow, maps::NEXT_HOPS, packet::Packet,
+    verdict::Verdict,
+};
 
 /// `AF_INET`.
 const AF_INET: u8 = 2;
 /// `AF_INET6`.
 const AF_INET6: u8 = 10;
 
-/// Sends the rewritten packet to the next hop of its new destination.
+/// Sends the rewritten packet of `flow` to the next hop of its new destination.
+/// `now_ns` is the coarse monotonic time.
+///
+/// The kernel's answer is kept for [`NEXT_HOP_NS`]: asking is what a packet would
+/// spend most of its time on. Packets of one flow that differ in what else can
+/// choose a route (DSCP, flow label) take the same for as long.
 #[inline(always)]
-pub fn send<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) -> Result<Verdict, Verdict> {
+pub fn send<C: Context>(
+    ctx: &C,
+    packet: &Packet,
+    flow: &Flow,
+    now_ns: u64,
+) -> Result<Verdict, Verdict> {
+    let (slot, generation) = flow.place();
+    let ifindex_in = ctx.ifindex();
+    let way = flow.direction() | u32::from(C::IS_XDP) << 1;
+    let index = (slot * 2 + flow.direction()) & (NEXT_HOPS_A_CPU - 1);
+    let kept = NEXT_HOPS
+        .get_ptr_mut(index)
+        .ok_or(Verdict::Drop(DropReason::BadMapEntry))?;
+    // SAFETY: the look-up returned it, not null, for this CPU alone; the
+    // programs run with migration off and do not interrupt themselves.
+    let kept = unsafe { &mut *kept };
+    if kept.expires_ns <= now_ns
+        || kept.slot != slot
+        || kept.generation != generation
+        || kept.ifindex_in != ifindex_in
+        || kept.way != way
+    {
+        let hop = find(ctx, packet, flow.translation())?;
+        *kept = NextHop {
+            expires_ns: now_ns + NEXT_HOP_NS,
+            slot,
+            generation,
+            ifindex_in,
+            way,
+            ..hop.0
+        };
+    } else if len(ctx, packet) > u32::from(kept.mtu) {
+        return Err(Verdict::Drop(DropReason::PacketTooBig));
+    }
+    ctx.send(kept)
+}
+
+/// Bytes of the IP packet as it leaves. The kernel lets super-packets through
+/// whatever their segments' length, and the sender would not be told.
+#[inline(always)]
+fn len<C: Context>(ctx: &C, packet: &Packet) -> u32 {
+    match ctx.segment_len() {
+        0 => packet.ip_len,
+        segment => segment + packet.header_len,
+    }
+}
+
+/// Asks the kernel for the next hop of a packet rewritten as `to` says.
+#[inline(always)]
+pub fn find<C: Context>(
+    ctx: &C,
+    packet: &Packet,
+    to: &FlowDirection,
+) -> Result<Aligned<NextHop>, Verdict> {
     // SAFETY: integers and unions of integers only.
     let mut hop: Aligned<bpf_fib_lookup> = unsafe { mem::zeroed() };
     let hop = &mut hop.0;
     hop.l4_protocol = packet.key.proto;
     hop.sport = to.new_src_port_be;
     hop.dport = to.new_dst_port_be;
-    hop.__bindgen_anon_1.tot_len = C::fib_len(packet.ip_len);
+    // An IPv6 packet can be longer than that with its header.
+    hop.__bindgen_anon_1.tot_len = len(ctx, packet).min(u32::from(u16::MAX)) as u16;
     hop.ifindex = ctx.ifindex();
     if packet.is_v6 {
         hop.family = AF_INET6;
@@ -43,36 +109,41 @@ pub fn send<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) -> Result<
         hop.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(to.new_src.v4());
         hop.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(to.new_dst.v4());
     }
+    let flags = if C::IS_XDP {
+        0
+    } else {
+        BPF_FIB_LOOKUP_SKIP_NEIGH
+    };
 
     // SAFETY: the pointer and the length are those of a local value.
-    let result = unsafe {
-        fib_lookup(
-            ctx.as_ptr(),
-            hop,
-            size_of::<bpf_fib_lookup>() as i32,
-            C::FIB_FLAGS,
-        )
-    };
+    let result =
+        unsafe { fib_lookup(ctx.as_ptr(), hop, size_of::<bpf_fib_lookup>() as i32, flags) };
     if result < 0 {
         return Err(Verdict::Drop(DropReason::HelperFailed));
     }
     match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => {
-            // The kernel lets super-packets through whatever their segments'
-            // length, and the sender is not told.
-            let segment_len = ctx.segment_len();
+        BPF_FIB_LKUP_RET_SUCCESS => Ok(Aligned(NextHop {
+            expires_ns: 0,
+            slot: 0,
+            generation: 0,
+            ifindex_in: 0,
+            way: 0,
+            ifindex: hop.ifindex,
             // SAFETY: both members are the same integer.
-            let mtu = unsafe { hop.__bindgen_anon_1.mtu_result };
-            if segment_len != 0 && segment_len + packet.header_len > u32::from(mtu) {
-                return Err(Verdict::Drop(DropReason::PacketTooBig));
-            }
-            ctx.send(hop)
-        }
+            mtu: unsafe { hop.__bindgen_anon_1.mtu_result },
+            family: hop.family,
+            _pad: 0,
+            // SAFETY: both members are integers; the look-up filled the one of
+            // its family, the other bytes are zero.
+            addr_be: unsafe { hop.__bindgen_anon_4.ipv6_dst },
+            dst_mac: hop.dmac,
+            src_mac: hop.smac,
+        })),
         // The stack's forwarding resolves the neighbour and sends the packet.
-        BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Verdict::Pass(VerdictCounter::NeighbourMiss)),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Err(Verdict::Pass(VerdictCounter::NeighbourMiss)),
         // The destination is this node (or there is no route, which the stack
         // answers): the rewritten packet is delivered from here on.
-        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(Verdict::Pass(VerdictCounter::LocalDelivery)),
+        BPF_FIB_LKUP_RET_NOT_FWDED => Err(Verdict::Pass(VerdictCounter::LocalDelivery)),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Verdict::Drop(DropReason::PacketTooBig)),
         // Among them: forwarding is switched off on the interface.
         _ => Err(Verdict::Drop(DropReason::NoRoute)),

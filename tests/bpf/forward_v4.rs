@@ -235,8 +235,7 @@ fn a_packet_over_the_mtu_of_the_way_out_is_dropped() {
             ..Segment::from_client(client, vip, SYN)
         };
         lab.expect_forwarded(&with_payload(1260), client, backend);
-        // The kernel grants a frame at tc four bytes for a VLAN tag.
-        lab.expect_dropped(&with_payload(1265));
+        lab.expect_dropped(&with_payload(1261));
         assert_eq!(lab.drops(DropReason::PacketTooBig), 1);
 
         if lab.hook == Hook::Tc {

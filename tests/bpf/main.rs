@@ -16,6 +16,7 @@ mod live;
 mod live_icmp;
 mod malformed;
 mod maps;
+mod next_hop;
 mod packet;
 mod select;
 mod snat;

@@ -4,9 +4,7 @@
 mod tc;
 mod xdp;
 
-use aya_ebpf::bindings::bpf_fib_lookup;
-
-use gateway_common::checksum::diff16;
+use gateway_common::{checksum::diff16, next_hop::NextHop};
 
 use crate::verdict::Verdict;
 
@@ -29,8 +27,8 @@ pub trait Context {
     /// What the program returns to the kernel.
     type Action;
 
-    /// Flags of the FIB look-up that precedes [`Self::send`].
-    const FIB_FLAGS: u32;
+    /// Whether this is XDP, and sending takes the next hop's MAC address.
+    const IS_XDP: bool;
 
     /// Start of the directly readable data.
     fn data(&self) -> usize;
@@ -79,10 +77,6 @@ pub trait Context {
         self.balance(diff16(1_u16.to_be(), 0));
     }
 
-    /// Length the FIB look-up compares with the route's MTU for a packet of
-    /// `ip_len` bytes; 0 lets the kernel look at the frame itself.
-    fn fib_len(ip_len: u32) -> u16;
-
     /// The frame's own pointer, for helpers.
     fn as_ptr(&self) -> *mut core::ffi::c_void;
 
@@ -90,8 +84,8 @@ pub trait Context {
     /// [`gateway_common::names`]; comes back when it is not there.
     fn continue_with(&self, index: u32);
 
-    /// Sends the frame to a next hop that the FIB look-up found.
-    fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict>;
+    /// Sends the frame to a next hop.
+    fn send(&self, hop: &NextHop) -> Result<Verdict, Verdict>;
 
     /// The kernel's action for a verdict.
     fn action(&self, verdict: Verdict) -> Self::Action;

@@ -4,13 +4,13 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LOOKUP_SKIP_NEIGH, TC_ACT_REDIRECT,
-        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_skb_pull_data},
     programs::TcContext,
 };
-use gateway_common::{checksum, drop_reason::DropReason};
+use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
 
 use super::{Context, L4Checksum};
 use crate::{aligned::Aligned, maps::TC_CALLS, verdict::Verdict};
@@ -21,10 +21,7 @@ const PACKET_HOST: u32 = 0;
 impl Context for TcContext {
     type Action = i32;
 
-    // `bpf_redirect_neigh` looks the neighbour up itself, resolves it when it is
-    // not known and keeps its entry fresh; writing its MAC address here would
-    // let the entry go stale.
-    const FIB_FLAGS: u32 = BPF_FIB_LOOKUP_SKIP_NEIGH;
+    const IS_XDP: bool = false;
 
     #[inline(always)]
     fn data(&self) -> usize {
@@ -79,9 +76,15 @@ impl Context for TcContext {
             0
         };
         let pseudo = flags | u64::from(BPF_F_PSEUDO_HDR);
-        self.l4_csum_replace(change.offset, 0, change.addresses, pseudo)
-            .and_then(|()| self.l4_csum_replace(change.offset, 0, change.ports, flags))
-            .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
+        let replace = |diff: u64, flags: u64| {
+            self.l4_csum_replace(change.offset, 0, diff, flags)
+                .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
+        };
+        replace(change.addresses, pseudo)?;
+        if checksum::is_change(change.ports) {
+            replace(change.ports, flags)?;
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -92,11 +95,6 @@ impl Context for TcContext {
         // this fails, and nothing is to do.
         // SAFETY: the kernel's context is valid while the program runs.
         let _ = unsafe { bpf_csum_update(self.skb.skb, u32::from(checksum::fold(diff))) };
-    }
-
-    #[inline(always)]
-    fn fib_len(_ip_len: u32) -> u16 {
-        0
     }
 
     #[inline(always)]
@@ -111,14 +109,14 @@ impl Context for TcContext {
     }
 
     #[inline(always)]
-    fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict> {
+    fn send(&self, hop: &NextHop) -> Result<Verdict, Verdict> {
+        // The helper looks the neighbour up itself, resolves it when it is not
+        // known and keeps its entry fresh; writing its MAC address here would
+        // let the entry go stale.
         let mut neighbour = Aligned(bpf_redir_neigh {
-            // An IPv4 route may have an IPv6 next hop (RFC 8950).
             nh_family: u32::from(hop.family),
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-                // SAFETY: both members are integers; the look-up filled the
-                // one of its family, the other bytes are zero.
-                ipv6_nh: unsafe { hop.__bindgen_anon_4.ipv6_dst },
+                ipv6_nh: hop.addr_be,
             },
         });
         // SAFETY: the pointer and the length are those of a local value.

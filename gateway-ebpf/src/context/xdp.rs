@@ -3,13 +3,8 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::{
-    EbpfContext,
-    bindings::{bpf_fib_lookup, xdp_action},
-    helpers::bpf_redirect,
-    programs::XdpContext,
-};
-use gateway_common::{checksum, drop_reason::DropReason};
+use aya_ebpf::{EbpfContext, bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
+use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
 
 use super::{Context, L4Checksum};
 use crate::{
@@ -22,7 +17,7 @@ use crate::{
 impl Context for XdpContext {
     type Action = u32;
 
-    const FIB_FLAGS: u32 = 0;
+    const IS_XDP: bool = true;
 
     #[inline(always)]
     fn data(&self) -> usize {
@@ -83,12 +78,6 @@ impl Context for XdpContext {
     fn balance(&self, _diff: u64) {}
 
     #[inline(always)]
-    fn fib_len(ip_len: u32) -> u16 {
-        // An IPv6 packet can be longer than that with its header.
-        ip_len.min(u32::from(u16::MAX)) as u16
-    }
-
-    #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         EbpfContext::as_ptr(self)
     }
@@ -100,14 +89,14 @@ impl Context for XdpContext {
     }
 
     #[inline(always)]
-    fn send(&self, hop: &bpf_fib_lookup) -> Result<Verdict, Verdict> {
+    fn send(&self, hop: &NextHop) -> Result<Verdict, Verdict> {
         let ethernet = self
             .header::<Ethernet>(0)
             .ok_or(Verdict::Drop(DropReason::HelperFailed))?;
         // SAFETY: `header` has compared its end with the end of the data.
         unsafe {
-            store_mac::<{ offset_of!(Ethernet, dst) }>(ethernet, &hop.dmac);
-            store_mac::<{ offset_of!(Ethernet, src) }>(ethernet, &hop.smac);
+            store_mac::<{ offset_of!(Ethernet, dst) }>(ethernet, &hop.dst_mac);
+            store_mac::<{ offset_of!(Ethernet, src) }>(ethernet, &hop.src_mac);
         }
         if hop.ifindex == Context::ifindex(self) {
             return Ok(Verdict::Sent(xdp_action::XDP_TX as i32));

@@ -87,7 +87,7 @@ pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> 
     service::update(&BACKEND_STATS, backend_id, |stats| stats.flows += 1);
     Ok(Flow {
         slot: claim.slot,
-        direction: DIR_TO_BACKEND,
+        reference: claim.reference(DIR_TO_BACKEND).0,
     })
 }
 

@@ -33,8 +33,8 @@ use crate::{
 pub struct Flow {
     /// An element of the slot array: valid while the program runs.
     slot: *mut FlowSlot,
-    /// `DIR_*` of the packet at hand.
-    direction: u32,
+    /// Where that is, and the packet's direction.
+    reference: FlowRef,
 }
 
 /// The live flow of a packet.
@@ -43,10 +43,7 @@ pub fn find(packet: &Packet) -> Option<Flow> {
     let reference = reference(&packet.key)?;
     let slot = referenced_slot(&reference)?;
     let state = load_state(slot);
-    (state == SLOT_ACTIVE || state == SLOT_CLOSING).then_some(Flow {
-        slot,
-        direction: reference.direction & 1,
-    })
+    (state == SLOT_ACTIVE || state == SLOT_CLOSING).then_some(Flow { slot, reference })
 }
 
 #[inline(always)]
@@ -84,7 +81,13 @@ impl Flow {
     /// `DIR_*` of the packet at hand.
     #[inline(always)]
     pub fn direction(&self) -> u32 {
-        self.direction
+        self.reference.direction & 1
+    }
+
+    /// The slot's index and generation.
+    #[inline(always)]
+    pub fn place(&self) -> (u32, u32) {
+        (self.reference.slot, self.reference.generation)
     }
 
     /// `KIND_*`.
@@ -100,7 +103,7 @@ impl Flow {
     pub fn translation(&self) -> &'static FlowDirection {
         // SAFETY: `slot` is an element of the slot array, and this part of it
         // does not change while the flow lives.
-        unsafe { &(*self.slot).dir[(self.direction & 1) as usize] }
+        unsafe { &(*self.slot).dir[self.direction() as usize] }
     }
 
     /// Whether the packet opens a new connection on the tuple of this one,
@@ -109,7 +112,7 @@ impl Flow {
     #[inline(always)]
     pub fn ended_before(&self, packet: &Packet) -> bool {
         if packet.tcp_flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN
-            || self.direction != DIR_TO_BACKEND
+            || self.direction() != DIR_TO_BACKEND
             || load_state(self.slot) != SLOT_CLOSING
         {
             return false;
@@ -118,34 +121,39 @@ impl Flow {
         true
     }
 
-    /// Counts the packet and follows the connection's state.
+    /// Counts the packet and follows the connection's state. The time, in
+    /// nanoseconds of the coarse monotonic clock.
     #[inline(always)]
-    pub fn track(&self, packet: &Packet) {
+    pub fn track(&self, packet: &Packet) -> u64 {
         let slot = self.slot;
+        let direction = self.direction();
+        // SAFETY: a helper without arguments.
+        let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
         // SAFETY: `slot` is an element of the slot array; counters are aligned
         // and changed by atomic operations, `last_seen_ns` by plain stores of
         // which any may win.
         let (service_id, backend_id, tcp_state) = unsafe {
-            let dir = &raw mut (*slot).dir[self.direction as usize];
+            let dir = &raw mut (*slot).dir[direction as usize];
             atomic::add(&raw mut (*dir).packets, 1);
             atomic::add(&raw mut (*dir).bytes, u64::from(packet.ip_len));
-            (*dir).last_seen_ns = bpf_ktime_get_coarse_ns();
+            (*dir).last_seen_ns = now_ns;
             (
                 (*slot).service_id,
                 (*slot).backend_id,
                 ptr::read_volatile(&raw const (*slot).tcp_state),
             )
         };
-        service::count_packet(&SERVICE_STATS, service_id, self.direction, packet.ip_len);
-        service::count_packet(&BACKEND_STATS, backend_id, self.direction, packet.ip_len);
+        service::count_packet(&SERVICE_STATS, service_id, direction, packet.ip_len);
+        service::count_packet(&BACKEND_STATS, backend_id, direction, packet.ip_len);
         if tcp_state < tcp_state::TCP_ESTABLISHED
             || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
         {
             self.advance(packet.tcp_flags);
-        } else if tcp_state == UDP_ONE_WAY && self.direction == DIR_TO_CLIENT {
+        } else if tcp_state == UDP_ONE_WAY && direction == DIR_TO_CLIENT {
             // SAFETY: as above. Whoever comes second writes the same.
             unsafe { ptr::write_volatile(&raw mut (*slot).tcp_state, UDP_TWO_WAY) };
         }
+        now_ns
     }
 
     /// Takes `flags` into the connection's state.
@@ -157,7 +165,7 @@ impl Flow {
     #[inline(always)]
     fn advance(&self, flags: u32) {
         let slot = self.slot;
-        let own = self.direction as usize;
+        let own = self.direction() as usize;
         // SAFETY: `slot` is an element of the slot array; all words here are
         // aligned and written by atomic operations only.
         let (other_flags, mut current) = unsafe {
@@ -171,7 +179,7 @@ impl Flow {
         // A lost race means that the state has risen, which it can do five
         // times at most.
         for _ in 0..5 {
-            reached = tcp_state::next(current, flags, self.direction, other_flags);
+            reached = tcp_state::next(current, flags, self.direction(), other_flags);
             if reached <= current {
                 break;
             }
