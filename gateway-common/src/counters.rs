@@ -69,6 +69,12 @@ impl VerdictCounter {
         (Self::Steered, "steered"),
         (Self::LocalDelivery, "local_delivery"),
     ];
+
+    /// The label metrics and `sluice status` use.
+    pub const fn name(self) -> &'static str {
+        // In order of the indices, as a test makes sure.
+        Self::ALL[self as usize].1
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ Examples:
   sluice explain config/examples/sni-passthrough.yaml --port 8443 --sni a.example.com
   sluice status
   sluice flows --service 1883
+  sluice trace --from 192.0.2.7:40000 --to 10.97.0.1:1883
   sluice detach
 
 Exit status: 0 success, 1 the work failed or errors were found, 2 wrong usage.";
@@ -48,6 +49,8 @@ pub enum Command {
     Status(Status),
     /// List the flows a running agent's kernel side tracks
     Flows(Flows),
+    /// Say what would happen to a packet, from the kernel's own tables
+    Trace(Trace),
     /// Remove programs, maps and VIP routes; established forwarded flows end
     Detach(Detach),
 }
@@ -217,6 +220,42 @@ pub struct Flows {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
     /// How the list is written
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `sluice trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Walks the way of a connection's first packet on the live maps and routing
+tables, one finding a line; what is missing is marked with an exclamation mark.
+Nothing is sent or changed. Needs root and the network namespace of the agent,
+but no running agent: forwarding goes on without one.
+
+Exit status: 0 it would be delivered, 1 it would be dropped, refused or is not
+the gateway's, 2 wrong usage.
+
+Examples:
+  sluice trace --from 192.0.2.7:40000 --to 10.97.0.1:1883
+  sluice trace --from [2001:db8::7]:40000 --to [fd97::1]:53 --proto udp")]
+pub struct Trace {
+    /// Source of the packet
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub from: SocketAddr,
+    /// Destination of the packet
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub to: SocketAddr,
+    /// What the client uses
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    pub proto: Protocol,
+    /// The interface it comes in by [default: the one that leads back to its
+    /// source]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// The settings the agent ran with: bpffs and admin matter here
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap: Option<PathBuf>,
+    /// How the findings are written
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => app::offline::explain(&options),
         Command::Status(options) => app::remote::status(&options),
         Command::Flows(options) => app::remote::flows(&options),
+        Command::Trace(options) => app::trace::trace(&options),
         Command::Detach(options) => app::remote::detach(&options),
     };
     match outcome {

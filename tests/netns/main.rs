@@ -19,5 +19,6 @@ mod passthrough;
 mod reload;
 mod scene;
 mod survive;
+mod trace;
 mod udp;
 mod userspace;

@@ -6,3 +6,4 @@ pub mod offline;
 pub mod pipeline;
 pub mod remote;
 pub mod run;
+pub mod trace;

@@ -73,7 +73,10 @@ pub fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
 }
 
 /// An answer of the admin endpoints.
-fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+///
+/// # Errors
+/// When no agent answers in time.
+pub fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     block_on(async {
         tokio::time::timeout(ADMIN_LIMIT, get(admin, path))
             .await

@@ -6,6 +6,7 @@ use std::{convert::Infallible, os::fd::BorrowedFd};
 use crate::{
     datapath::{
         Applied, DatapathConfig, DatapathError, DatapathReport, Detached, FlowReport, Swept,
+        TraceQuery, TraceReport,
     },
     snapshot::Snapshot,
 };
@@ -72,4 +73,14 @@ impl Datapath {
 /// Always.
 pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> {
     Err(unavailable(config))
+}
+
+/// Not possible.
+///
+/// # Errors
+/// Always.
+pub fn trace(config: &DatapathConfig, _query: &TraceQuery) -> Result<TraceReport, DatapathError> {
+    Err(DatapathError::NotAllowed {
+        missing: probe(config),
+    })
 }

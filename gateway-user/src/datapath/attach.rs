@@ -270,6 +270,32 @@ impl Attachments {
     }
 }
 
+/// The pinned attachment of an interface: where (`xdp-native`, `xdp-generic`,
+/// `tc`) and the kernel's id of the program. Needs no agent.
+///
+/// # Errors
+/// When a pin cannot be opened.
+pub fn found(links: &Path, name: &str, index: u32) -> io::Result<Option<(&'static str, u32)>> {
+    for hook in Hook::ALL {
+        if let Some(link) = PinnedLink::open(&hook.pin(links, name))?
+            && link.target()? == index
+        {
+            return Ok(Some((hook.name(), link.program_id()?)));
+        }
+    }
+    Ok(None)
+}
+
+/// The inode of the network namespace that the pinned steering program is
+/// attached to; none when it is not.
+///
+/// # Errors
+/// When the pin cannot be opened.
+pub fn namespace(links: &Path) -> io::Result<Option<u32>> {
+    let link = PinnedLink::open(&links.join(SK_LOOKUP_PIN))?;
+    link.map(|link| link.target()).transpose()
+}
+
 /// Attaches the steering program to the thread's network namespace.
 ///
 /// # Errors

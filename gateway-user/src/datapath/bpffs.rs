@@ -107,6 +107,28 @@ impl Pins {
         }
     }
 
+    /// The process of the agent that holds the lock; none without one, or when
+    /// it cannot be seen from this process namespace.
+    pub fn agent(&self) -> Option<u32> {
+        use std::os::unix::fs::MetadataExt;
+        let root = fs::metadata(&self.root).ok()?;
+        let device = root.dev();
+        // proc_locks(5): number, kind, mode, access, process, device:inode …
+        let file = format!(
+            "{:02x}:{:02x}:{}",
+            libc::major(device),
+            libc::minor(device),
+            root.ino()
+        );
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        locks.lines().find_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let ours = words.next() == Some("FLOCK");
+            let process = words.nth(2)?;
+            (ours && words.next() == Some(&file)).then(|| process.parse().ok())?
+        })
+    }
+
     /// The layouts present, this one's or not.
     ///
     /// # Errors

@@ -16,6 +16,21 @@ pub enum DatapathError {
         /// What is missing, in plain words.
         missing: Vec<String>,
     },
+    /// The process may not look at what is in the kernel.
+    #[error("cannot look into the kernel: missing {}", missing.join(" and "))]
+    NotAllowed {
+        /// What is missing, in plain words.
+        missing: Vec<String>,
+    },
+    /// No agent has left anything.
+    #[error(
+        "{}: nothing there: no agent of this version has run here with eBPF (another bpffs directory? name its settings with --bootstrap)",
+        path.display()
+    )]
+    NothingPinned {
+        /// Where the maps should be pinned.
+        path: PathBuf,
+    },
     /// Another agent works on the same pins.
     #[error("another agent uses {}: stop it first, or give this one a bpffs directory of its own", path.display())]
     InUse {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pinned links: what they are attached to, replacing their program, ending
-//! them. The only file that calls bpf(2) itself: aya 0.14 neither tells the
-//! target of a link nor updates one of `sk_lookup`.
+//! them. The only file that calls bpf(2) itself (for `trace` too): aya 0.14
+//! neither tells the target of a link nor updates one of `sk_lookup`.
 
 use std::{
     ffi::CString,
@@ -21,7 +21,7 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// The union is 152 bytes or less in every kernel so far; a longer attribute is
 /// accepted as long as the rest is zero.
-const ATTR_WORDS: usize = 20;
+pub const ATTR_WORDS: usize = 20;
 
 /// The head of `struct bpf_link_info`.
 #[repr(C)]
@@ -69,6 +69,18 @@ impl PinnedLink {
     /// # Errors
     /// Those of bpf(2).
     pub fn target(&self) -> io::Result<u32> {
+        Ok(self.describe()?.target)
+    }
+
+    /// The kernel's id of the program.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn program_id(&self) -> io::Result<u32> {
+        Ok(self.describe()?.program_id)
+    }
+
+    fn describe(&self) -> io::Result<LinkDescription> {
         let mut description = LinkDescription::default();
         let mut attr = [0_u64; ATTR_WORDS];
         // struct { __u32 bpf_fd; __u32 info_len; __aligned_u64 info; }
@@ -78,7 +90,7 @@ impl PinnedLink {
         );
         attr[1] = (&raw mut description).expose_provenance() as u64;
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-        Ok(description.target)
+        Ok(description)
     }
 
     /// Replaces the program; every packet meets the old or the new one.
@@ -110,14 +122,19 @@ impl PinnedLink {
 }
 
 /// Two neighbouring 32-bit fields in memory order.
-fn pair(first: u32, second: u32) -> u64 {
+pub fn pair(first: u32, second: u32) -> u64 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&first.to_ne_bytes());
     bytes[4..].copy_from_slice(&second.to_ne_bytes());
     u64::from_ne_bytes(bytes)
 }
 
-fn bpf(command: libc::c_long, attr: &mut [u64; ATTR_WORDS]) -> io::Result<i32> {
+/// bpf(2). What addresses in `attr` name outlives the call and is as long as
+/// `attr` says.
+///
+/// # Errors
+/// Those of bpf(2).
+pub fn bpf(command: libc::c_long, attr: &mut [u64; ATTR_WORDS]) -> io::Result<i32> {
     // SAFETY: `attr` is a live array of the length given, 8-byte aligned as
     // union bpf_attr is; the pointers that the callers put into it outlive the
     // call, and what they point at is as long as they say.

@@ -61,10 +61,12 @@ mod sysctl;
 #[cfg(feature = "ebpf")]
 mod tables;
 #[cfg(feature = "ebpf")]
+mod trace;
+#[cfg(feature = "ebpf")]
 mod vips;
 
 #[cfg(not(feature = "ebpf"))]
-pub use absent::{Datapath, detach, probe};
+pub use absent::{Datapath, detach, probe, trace};
 pub use config::{AttachMode, DatapathConfig};
 pub use destination::Destination;
 #[cfg(feature = "ebpf")]
@@ -74,5 +76,9 @@ pub use error::DatapathError;
 pub use kernel::Datapath;
 #[cfg(feature = "ebpf")]
 pub use probe::probe;
-pub use report::{Applied, DatapathReport, Detached, FlowReport, Proxied, Swept};
+pub use report::{
+    Applied, DatapathReport, Detached, FlowReport, Proxied, Swept, TraceQuery, TraceReport,
+};
 pub use serves::{NotInKernel, kernel_serves};
+#[cfg(feature = "ebpf")]
+pub use trace::trace;

@@ -27,14 +27,7 @@ pub fn probe(config: &DatapathConfig) -> Vec<String> {
         )),
         _ => {}
     }
-    let capabilities = effective_capabilities();
-    let has = |capability: u32| capabilities & (1 << capability) != 0;
-    if !has(CAP_NET_ADMIN) {
-        missing.push("the capability CAP_NET_ADMIN (run as root)".to_owned());
-    }
-    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
-        missing.push("the capability CAP_BPF (run as root)".to_owned());
-    }
+    missing.extend(capabilities());
     if !missing.is_empty() {
         // Without them every further answer would be no.
         return missing;
@@ -56,6 +49,21 @@ pub fn probe(config: &DatapathConfig) -> Vec<String> {
     let parent = config.bpffs.ancestors().find(|path| path.exists());
     if !parent.is_some_and(Path::is_dir) {
         missing.push(format!("a place for {}", config.bpffs.display()));
+    }
+    missing
+}
+
+/// Capabilities that this process lacks for work with programs and maps, in
+/// plain words.
+pub fn capabilities() -> Vec<String> {
+    let capabilities = effective_capabilities();
+    let has = |capability: u32| capabilities & (1 << capability) != 0;
+    let mut missing = Vec::new();
+    if !has(CAP_NET_ADMIN) {
+        missing.push("the capability CAP_NET_ADMIN (run as root)".to_owned());
+    }
+    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
+        missing.push("the capability CAP_BPF (run as root)".to_owned());
     }
     missing
 }

@@ -209,3 +209,48 @@ pub struct FlowReport {
     /// Bytes to the client.
     pub bytes_out: u64,
 }
+
+/// A packet to follow: the first of a connection or session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceQuery {
+    /// Its source.
+    pub from: SocketAddr,
+    /// Its destination.
+    pub to: Destination,
+    /// The interface that it comes in by; else the one that leads back to its
+    /// source.
+    pub interface: Option<String>,
+}
+
+/// What would happen to the first packet of a connection, step by step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TraceReport {
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// What it is sent to.
+    pub to: Destination,
+    /// How its way through the programs ends, in the words of the counters:
+    /// `forwarded`, `steered`, `passed`, `dropped` …
+    pub verdict: &'static str,
+    /// Why it is dropped, in the words of the counters.
+    pub reason: Option<&'static str>,
+    /// Whether it reaches a backend, the agent or a socket of this node.
+    pub delivered: bool,
+    /// The backend.
+    pub backend: Option<SocketAddr>,
+    /// The source that the backend sees.
+    pub source: Option<SocketAddr>,
+    /// One line a finding, in the order of the programs.
+    pub steps: Vec<TraceStep>,
+}
+
+/// A finding of one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TraceStep {
+    /// What was looked at: `interface`, `flow`, `service` …
+    pub step: &'static str,
+    /// Whether something is missing.
+    pub missing: bool,
+    /// What was found, and what to do if something is missing.
+    pub text: String,
+}

@@ -132,16 +132,7 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
     FlowReport {
         slot,
         state,
-        tcp_state: match flow.tcp_state {
-            tcp_state::TCP_SYN_SENT => "syn-sent",
-            tcp_state::TCP_SYN_RECEIVED => "syn-received",
-            tcp_state::TCP_ESTABLISHED => "established",
-            tcp_state::TCP_FIN_WAIT => "fin-wait",
-            tcp_state::TCP_CLOSING => "closing",
-            udp_state::UDP_ONE_WAY => "one-way",
-            udp_state::UDP_TWO_WAY => "two-way",
-            _ => "reset",
-        },
+        tcp_state: state_name(flow.tcp_state),
         protocol: if udp_state::is_udp(flow.tcp_state) {
             "udp"
         } else {
@@ -170,6 +161,20 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
         bytes_in: to_backend.bytes,
         packets_out: to_client.packets,
         bytes_out: to_client.bytes,
+    }
+}
+
+/// The word for a state of TCP or UDP.
+pub fn state_name(state: u32) -> &'static str {
+    match state {
+        tcp_state::TCP_SYN_SENT => "syn-sent",
+        tcp_state::TCP_SYN_RECEIVED => "syn-received",
+        tcp_state::TCP_ESTABLISHED => "established",
+        tcp_state::TCP_FIN_WAIT => "fin-wait",
+        tcp_state::TCP_CLOSING => "closing",
+        udp_state::UDP_ONE_WAY => "one-way",
+        udp_state::UDP_TWO_WAY => "two-way",
+        _ => "reset",
     }
 }
 

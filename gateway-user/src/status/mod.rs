@@ -19,6 +19,7 @@ use crate::{
 
 pub mod flows;
 mod text;
+pub mod trace;
 
 pub use text::text;
 

@@ -73,6 +73,11 @@ impl Lab {
         format!("{}-{end}", self.name)
     }
 
+    /// Runs `ip` in the client's (`c`) or backend's (`b`) namespace.
+    pub fn ip_in(&self, end: &str, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.netns(end)));
+    }
+
     pub fn config(&self) -> DatapathConfig {
         DatapathConfig {
             bpffs: self.bpffs.clone(),

@@ -2,6 +2,8 @@
 //! The datapath on a real kernel. Needs root.
 
 mod lab;
+mod scene;
+mod trace;
 mod traffic;
 
 use std::{fs, sync::Arc, time::Instant};
@@ -11,7 +13,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use self::lab::{Lab, VIP, ip, ip_addr, output};
 use super::Datapath;
 use crate::{
-    datapath::{AttachMode, DatapathConfig, DatapathError, NotInKernel, detach},
+    datapath::{AttachMode, DatapathConfig, DatapathError, NotInKernel, detach, layout},
     model::{ForwardingMode, HashPolicy, ListenAddress},
     origin::Origin,
     snapshot::{BackendTarget, ListenKey, Listener, ListenerTable, Service, Snapshot, SniTable},
@@ -79,7 +81,7 @@ fn detach_leaves_nothing_and_may_be_repeated() {
 
     let detached = run(detach(&config)).expect("to detach");
     assert_eq!(detached.links, ["sk_lookup", "tc_pod0", "tc_wire0"]);
-    assert_eq!(detached.maps.len(), 16);
+    assert_eq!(detached.maps.len(), layout::layout().len());
     assert_eq!(detached.vips, [ip_addr(VIP)]);
     assert!(!output("ip", "route show table local").contains(VIP));
     assert_eq!((programs_at("wire0"), programs_at("pod0")), (0, 0));

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whether a new flow is let in, and how it is translated.
+
+use gateway_common::{
+    addr::Addr16,
+    backend::FORWARD_SNAT,
+    drop_reason::DropReason,
+    flow::{FlowKey, SLOT_DEAD, SLOT_FREE},
+    limits::SNAT_PORT_TRIES,
+    maglev,
+};
+
+use super::{Outcome, Translation, Walk};
+use crate::datapath::{DatapathError, stats::socket_addr};
+
+/// Whether the flow table has room.
+///
+/// # Errors
+/// Never: what cannot be seen is left out.
+pub fn limits(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
+    if walk.backend.is_none() {
+        return Ok(None);
+    }
+    let (used, all) = walk.pinned.occupancy();
+    if used < all {
+        walk.found("limits", format!("{used} of {all} flows in use"));
+        return Ok(None);
+    }
+    let reason = DropReason::FlowTableFull;
+    walk.missing(
+        "limits",
+        format!(
+            "all {all} flows are in use: dropped as {}; raise limits.max_flows",
+            reason.name()
+        ),
+    );
+    Ok(Some(Outcome::dropped(reason)))
+}
+
+/// How the flow would be translated: as `flow::create` of the programs does it.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn translation(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
+    let Some((_, backend)) = walk.backend else {
+        return Ok(None);
+    };
+    let original = walk.key;
+    let mut reply = FlowKey {
+        src: backend.addr,
+        dst: original.src,
+        src_port_be: backend.port_be,
+        dst_port_be: original.src_port_be,
+        ..original
+    };
+    let mut why = "the backend is forwarded so";
+    let mut snat = backend.forwarding == FORWARD_SNAT;
+    if !snat && backend.addr == original.src {
+        snat = true;
+        why = "the backend is its own client";
+    }
+    if !snat && is_taken(walk, &reply)? {
+        snat = true;
+        why = "another flow of the client has these ports";
+    }
+    if snat {
+        if backend.snat_addr == Addr16::ANY {
+            let reason = if backend.forwarding == FORWARD_SNAT {
+                DropReason::BadMapEntry
+            } else {
+                DropReason::ReplyTupleTaken
+            };
+            walk.missing(
+                "translation",
+                format!(
+                    "{why}, and there is no source address for it: dropped as {}",
+                    reason.name()
+                ),
+            );
+            return Ok(Some(Outcome::dropped(reason)));
+        }
+        reply.dst = backend.snat_addr;
+        if !free_port(walk, &mut reply)? {
+            let reason = DropReason::SnatPortsExhausted;
+            walk.missing(
+                "translation",
+                format!(
+                    "{SNAT_PORT_TRIES} source ports tried, all taken: dropped as {}; widen snat_ports",
+                    reason.name()
+                ),
+            );
+            return Ok(Some(Outcome::dropped(reason)));
+        }
+    }
+    let source = socket_addr(reply.dst, reply.dst_port_be);
+    walk.found(
+        "translation",
+        if snat {
+            format!("snat: the backend sees {source} ({why})")
+        } else {
+            format!("dnat: the backend sees the client, {source}")
+        },
+    );
+    walk.translation = Some(Translation {
+        source: (reply.dst, reply.dst_port_be),
+        destination: (reply.src, reply.src_port_be),
+        to_backend: true,
+    });
+    Ok(None)
+}
+
+/// Gives `reply` the first port that makes it unique; false when none of those
+/// tried does.
+fn free_port(walk: &Walk<'_>, reply: &mut FlowKey) -> Result<bool, DatapathError> {
+    let settings = walk.pinned.settings()?;
+    let ports = settings
+        .snat_port_max
+        .wrapping_sub(settings.snat_port_min)
+        .wrapping_add(1);
+    let mut hash = maglev::hash(&walk.key, settings.hash_seed);
+    for _ in 0..SNAT_PORT_TRIES {
+        let port = settings.snat_port_min + maglev::scale(hash, ports);
+        reply.dst_port_be = (port as u16).to_be();
+        if !is_taken(walk, reply)? {
+            return Ok(true);
+        }
+        hash = maglev::rehash(hash);
+    }
+    Ok(false)
+}
+
+/// Whether a live flow has the key.
+fn is_taken(walk: &Walk<'_>, key: &FlowKey) -> Result<bool, DatapathError> {
+    let found = walk.pinned.flow(key)?;
+    Ok(found.is_some_and(|(reference, slot)| {
+        walk.ended != Some(reference.slot) && slot.state != SLOT_DEAD && slot.state != SLOT_FREE
+    }))
+}

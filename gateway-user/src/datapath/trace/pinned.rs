@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The pinned maps, read only.
+
+use std::{io, os::fd::AsFd, path::Path};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, MapInfo},
+};
+use gateway_common::{
+    addr::Addr16,
+    backend::Backend,
+    flow::{FlowKey, FlowRef, FlowSlot, SLOT_FREE},
+    maglev::chunk_of,
+    names::{
+        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_RINGS, MAP_SERVICES, MAP_SETTINGS, MAP_STEER,
+    },
+    service::{RingChunk, ServiceKey, ServiceValue},
+    settings::Settings,
+    steer::{SteerKey, SteerValue},
+};
+
+use crate::datapath::{DatapathError, bpffs::Pins, error::Cause, layout, slots::FlowSlots};
+
+/// What the programs look at.
+pub struct Pinned {
+    services: HashMap<MapData, ServiceKey, ServiceValue>,
+    rings: Array<MapData, RingChunk>,
+    backends: Array<MapData, Backend>,
+    flows: HashMap<MapData, FlowKey, FlowRef>,
+    slots: Array<MapData, FlowSlot>,
+    all_slots: FlowSlots,
+    settings: Array<MapData, Settings>,
+    steer: HashMap<MapData, SteerKey, SteerValue>,
+}
+
+impl Pinned {
+    /// Opens the maps of this layout.
+    ///
+    /// # Errors
+    /// When there are none, or one is not what its name says.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        let maps = pins.maps();
+        if !maps.join(MAP_SETTINGS).exists() {
+            return Err(DatapathError::NothingPinned { path: maps });
+        }
+        let slots = data(&maps, MAP_FLOW_SLOTS)?;
+        let described = slots.info().map_err(failed(MAP_FLOW_SLOTS, "all"))?;
+        Ok(Self {
+            services: hash(&maps, MAP_SERVICES)?,
+            rings: array(&maps, MAP_RINGS)?,
+            backends: array(&maps, MAP_BACKENDS)?,
+            flows: hash(&maps, MAP_FLOWS)?,
+            all_slots: FlowSlots::new(slots.fd().as_fd(), described.max_entries())
+                .map_err(failed(MAP_FLOW_SLOTS, "all"))?,
+            slots: array(&maps, MAP_FLOW_SLOTS)?,
+            settings: array(&maps, MAP_SETTINGS)?,
+            steer: hash(&maps, MAP_STEER)?,
+        })
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        let settings = self.settings.get(&0, 0);
+        settings.map_err(failed(MAP_SETTINGS, "0"))
+    }
+
+    /// The service of a key.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn service(&self, key: &FlowKey) -> Result<Option<ServiceValue>, DatapathError> {
+        let key = ServiceKey {
+            addr: key.dst,
+            port_be: key.dst_port_be,
+            proto: key.proto,
+            _pad: 0,
+        };
+        look_up(&self.services, MAP_SERVICES, &key)
+    }
+
+    /// The backend's id at a slot of a ring that starts at `chunk`; none beyond
+    /// the end of the map.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn ring(&self, chunk: u32, slot: u32) -> Result<Option<u32>, DatapathError> {
+        let (offset, position) = chunk_of(slot);
+        let chunk = element(&self.rings, MAP_RINGS, chunk.wrapping_add(offset))?;
+        Ok(chunk.map(|chunk| chunk.backend_ids[position]))
+    }
+
+    /// A backend; none beyond the end of the map.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn backend(&self, id: u32) -> Result<Option<Backend>, DatapathError> {
+        element(&self.backends, MAP_BACKENDS, id)
+    }
+
+    /// The slot that a key leads to and which of its directions; none when there
+    /// is no such key, or the slot has since been taken by another flow.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<(FlowRef, FlowSlot)>, DatapathError> {
+        let Some(found) = look_up(&self.flows, MAP_FLOWS, key)? else {
+            return Ok(None);
+        };
+        let slot = element(&self.slots, MAP_FLOW_SLOTS, found.slot)?;
+        let slot = slot.filter(|slot| slot.generation == found.generation);
+        Ok(slot.map(|slot| (found, slot)))
+    }
+
+    /// Slots in use, and all slots.
+    pub fn occupancy(&self) -> (u32, u32) {
+        let all = self.all_slots.len();
+        let slots = (0..all).filter_map(|index| self.all_slots.slot(index));
+        let used = slots.filter(|slot| slot.state() != SLOT_FREE).count();
+        (used as u32, all)
+    }
+
+    /// The sockets that a destination is steered to: those of the exact address,
+    /// else those of any.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn steer(&self, key: &FlowKey) -> Result<Option<SteerValue>, DatapathError> {
+        let exact = SteerKey {
+            addr: key.dst,
+            port_be: key.dst_port_be,
+            proto: key.proto,
+            _pad: 0,
+        };
+        let any = SteerKey {
+            addr: Addr16::ANY,
+            ..exact
+        };
+        Ok(match look_up(&self.steer, MAP_STEER, &exact)? {
+            Some(found) => Some(found),
+            None => look_up(&self.steer, MAP_STEER, &any)?,
+        })
+    }
+}
+
+fn look_up<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &'static str,
+    key: &K,
+) -> Result<Option<V>, DatapathError> {
+    match map.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(failed(name, "the key")(error)),
+    }
+}
+
+fn element<V: Pod>(
+    map: &Array<MapData, V>,
+    name: &'static str,
+    index: u32,
+) -> Result<Option<V>, DatapathError> {
+    match map.get(&index, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::OutOfBounds { .. }) => Ok(None),
+        Err(error) => Err(failed(name, &index.to_string())(error)),
+    }
+}
+
+fn hash<K: Pod, V: Pod>(
+    maps: &Path,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, DatapathError> {
+    let map = Map::from_map_data(data(maps, name)?);
+    map.and_then(HashMap::try_from)
+        .map_err(failed(name, "the pin"))
+}
+
+fn array<V: Pod>(maps: &Path, name: &'static str) -> Result<Array<MapData, V>, DatapathError> {
+    let map = Map::from_map_data(data(maps, name)?);
+    map.and_then(Array::try_from)
+        .map_err(failed(name, "the pin"))
+}
+
+/// Opens a pin whose map has the sizes that this version writes.
+fn data(maps: &Path, name: &'static str) -> Result<MapData, DatapathError> {
+    let pin = maps.join(name);
+    let found = MapInfo::from_pin(&pin).map_err(failed(name, "the pin"))?;
+    let sizes = (found.key_size(), found.value_size());
+    let wanted = layout::layout().into_iter().find(|(of, ..)| *of == name);
+    if wanted.is_none_or(|(_, key, value)| (key, value) != sizes) {
+        return Err(DatapathError::ForeignMap {
+            map: name,
+            key_size: sizes.0,
+            value_size: sizes.1,
+        });
+    }
+    MapData::from_pin(pin).map_err(failed(name, "the pin"))
+}
+
+fn failed<E: Into<Cause>>(map: &'static str, key: &str) -> impl FnOnce(E) -> DatapathError {
+    let key = key.to_owned();
+    move |cause| DatapathError::Map {
+        map,
+        operation: "read",
+        key,
+        cause: cause.into(),
+    }
+}
+
+/// For `map_err` where the kernel is asked, not a map.
+pub fn asked(operation: impl Into<String>) -> impl FnOnce(io::Error) -> DatapathError {
+    let operation = operation.into();
+    move |cause| DatapathError::Netlink { operation, cause }
+}
