@@ -27,6 +27,8 @@ use crate::{
 const AF_INET: u8 = 2;
 /// `AF_INET6`.
 const AF_INET6: u8 = 10;
+/// `-EINVAL`: the look-up has read nothing but its flags.
+const UNKNOWN_FLAG: i64 = -22;
 
 /// Sends the rewritten packet of `flow` to the next hop of its new destination.
 /// `now_ns` is the coarse monotonic time.
@@ -115,9 +117,12 @@ pub fn find<C: Context>(
         BPF_FIB_LOOKUP_SKIP_NEIGH
     };
 
-    // SAFETY: the pointer and the length are those of a local value.
-    let result =
-        unsafe { fib_lookup(ctx.as_ptr(), hop, size_of::<bpf_fib_lookup>() as i32, flags) };
+    let mut result = look_up(ctx, hop, flags);
+    if flags != 0 && result == UNKNOWN_FLAG {
+        // Before Linux 6.3, BPF_FIB_LOOKUP_SKIP_NEIGH is not known. Without it
+        // the stack sends what has no neighbour entry yet.
+        result = look_up(ctx, hop, 0);
+    }
     if result < 0 {
         return Err(Verdict::Drop(DropReason::HelperFailed));
     }
@@ -148,6 +153,13 @@ pub fn find<C: Context>(
         // Among them: forwarding is switched off on the interface.
         _ => Err(Verdict::Drop(DropReason::NoRoute)),
     }
+}
+
+#[inline(always)]
+fn look_up<C: Context>(ctx: &C, hop: &mut bpf_fib_lookup, flags: u32) -> i64 {
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the pointer and the length are those of one value.
+    unsafe { fib_lookup(ctx.as_ptr(), hop, size, flags) }
 }
 
 /// An address as four words in network order.

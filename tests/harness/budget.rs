@@ -24,10 +24,10 @@ pub struct Budget {
 /// Sorted by name, a line for every program of the object.
 pub const BUDGETS: [Budget; 7] = [
     budget("sk_steer", 1_000, 50, 400),
-    budget("tc_icmp", 40_000, 1_000, 512),
+    budget("tc_icmp", 70_000, 1_000, 512),
     budget("tc_ingress", 40_000, 1_500, 400),
     budget("tc_new_flow", 120_000, 2_500, 512),
-    budget("xdp_icmp", 40_000, 1_000, 512),
+    budget("xdp_icmp", 70_000, 1_000, 512),
     budget("xdp_ingress", 40_000, 1_500, 400),
     budget("xdp_new_flow", 120_000, 2_500, 512),
 ];

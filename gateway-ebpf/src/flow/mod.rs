@@ -24,6 +24,7 @@ use gateway_common::{
 use crate::{
     atomic,
     maps::{BACKEND_STATS, FLOW_SLOTS, FLOWS, SERVICE_STATS},
+    mask::masked,
     packet::Packet,
     service,
 };
@@ -40,7 +41,8 @@ pub struct Flow {
 /// The live flow of a packet.
 #[inline(always)]
 pub fn find(packet: &Packet) -> Option<Flow> {
-    let reference = reference(&packet.key)?;
+    let mut reference = reference(&packet.key)?;
+    reference.direction = masked::<1>(reference.direction as usize) as u32;
     let slot = referenced_slot(&reference)?;
     let state = load_state(slot);
     (state == SLOT_ACTIVE || state == SLOT_CLOSING).then_some(Flow { slot, reference })

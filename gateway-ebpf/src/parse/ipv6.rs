@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     fragment::Fragment,
     maps::SETTINGS,
+    mask::masked,
     packet::{ETHERNET_LEN, IPV6_LEN, Ipv6, PROTOCOL_ICMPV6, Packet, TCP_LEN},
     verdict::Verdict,
     word::{load_u16, load_u32, load_u64},
@@ -139,7 +140,7 @@ fn walk<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
             // The verifier would check all that follows once for each number of
             // headers; a zero that it does not know to be one merges these ways.
             let zero = SETTINGS.get(0).ok_or(PASS)?._pad as usize;
-            packet.l4_offset = start + ((length ^ zero) & MAX_EXTENSION_BYTES);
+            packet.l4_offset = start + masked::<{ MAX_EXTENSION_BYTES as u32 }>(length ^ zero);
             return Ok(());
         }
         let header = ctx.header::<Extension>(start + length).ok_or(PASS)?;
