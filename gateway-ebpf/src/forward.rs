@@ -13,7 +13,7 @@ use crate::{
     context::Context,
     flow::{self, Flow},
     fragment::{self, Fragment},
-    icmp,
+    icmp, log,
     packet::Packet,
     parse::{self, PASS},
     rewrite, route, service,
@@ -60,10 +60,15 @@ pub fn icmp<C: Context>(ctx: &C) -> C::Action {
 /// Handles a frame to a service that [`packet`] found no flow for.
 #[inline(always)]
 pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
-    handle(ctx, |packet| {
+    let (verdict, nth) = judge(ctx, |packet| {
         let flow = admit(packet)?;
         send(ctx, packet, flow)
-    })
+    });
+    // Here alone: a call takes of the stack even where it calls nothing.
+    if let Verdict::Drop(reason) = verdict {
+        log::exhausted(reason, nth);
+    }
+    ctx.action(verdict)
 }
 
 /// Parses a frame and takes it through `steps`; counts how its way ended.
@@ -72,14 +77,22 @@ fn handle<C: Context>(
     ctx: &C,
     steps: impl FnOnce(&mut Packet) -> Result<Verdict, Verdict>,
 ) -> C::Action {
+    ctx.action(judge(ctx, steps).0)
+}
+
+/// The same, as a verdict and what [`verdict::count`] said.
+#[inline(always)]
+fn judge<C: Context>(
+    ctx: &C,
+    steps: impl FnOnce(&mut Packet) -> Result<Verdict, Verdict>,
+) -> (Verdict, u64) {
     let frame_len = ctx.frame_len();
     let mut packet = Packet::empty();
     let (Ok(verdict) | Err(verdict)) = match parse::frame(ctx, &mut packet) {
         Ok(()) => steps(&mut packet),
         Err(verdict) => Err(verdict),
     };
-    verdict::count(verdict, frame_len);
-    ctx.action(verdict)
+    (verdict, verdict::count(verdict, frame_len))
 }
 
 /// The flow that a first packet starts.

@@ -44,10 +44,10 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     ));
     let flags = u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT);
     if sockets.socket_count != 0 && SOCKETS.redirect_sk_lookup(ctx, index, flags).is_ok() {
-        verdict::count(Verdict::Pass(VerdictCounter::Steered), 0);
+        let _ = verdict::count(Verdict::Pass(VerdictCounter::Steered), 0);
         sk_action::SK_PASS
     } else {
-        verdict::count(Verdict::Drop(DropReason::NoSocket), 0);
+        let _ = verdict::count(Verdict::Drop(DropReason::NoSocket), 0);
         sk_action::SK_DROP
     }
 }

@@ -7,10 +7,7 @@ use gateway_common::{
     drop_reason::DropReason,
 };
 
-use crate::{
-    log,
-    maps::{DROPS, VERDICTS},
-};
+use crate::maps::{DROPS, VERDICTS};
 
 /// The end of a packet's way.
 #[must_use]
@@ -24,19 +21,17 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-/// Counts a verdict on `bytes` bytes.
+/// Counts a verdict on `bytes` bytes; how many were dropped so far for this
+/// reason on this CPU, 0 when it is no drop.
 #[inline(always)]
-pub fn count(verdict: Verdict, bytes: u32) {
-    let counter = match verdict {
-        Verdict::Pass(counter) => counter,
-        Verdict::Sent(_) => VerdictCounter::Forwarded,
-        Verdict::Drop(reason) => {
-            let nth = add(&DROPS, reason as u32, bytes);
-            log::exhausted(reason, nth);
-            VerdictCounter::Dropped
-        }
+pub fn count(verdict: Verdict, bytes: u32) -> u64 {
+    let (counter, nth) = match verdict {
+        Verdict::Pass(counter) => (counter, 0),
+        Verdict::Sent(_) => (VerdictCounter::Forwarded, 0),
+        Verdict::Drop(reason) => (VerdictCounter::Dropped, add(&DROPS, reason as u32, bytes)),
     };
     let _ = add(&VERDICTS, counter as u32, bytes);
+    nth
 }
 
 /// Adds a packet; the packets counted so far on this CPU.
