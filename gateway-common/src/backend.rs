@@ -22,7 +22,7 @@ pub struct Backend {
     /// or would not come back this way (the backend is its own client);
     /// [`Addr16::ANY`] refuses them.
     pub snat_addr: Addr16,
-    /// Port of the endpoint, network order.
+    /// Port of the endpoint, network order; 0 keeps the one the client used.
     pub port_be: u16,
     /// Always zero.
     pub _pad: u16,

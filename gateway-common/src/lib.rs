@@ -26,6 +26,7 @@ pub mod names;
 pub mod next_hop;
 #[cfg(feature = "user")]
 mod pod;
+pub mod port_range;
 pub mod service;
 pub mod settings;
 pub mod steer;

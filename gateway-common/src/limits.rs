@@ -7,6 +7,7 @@
 //! | FLOWS | 262,144 | 120, the hash included | 30 MiB |
 //! | RINGS | 65,536 chunks | 64 | 4 MiB |
 //! | SERVICES, STEER | 16,384 | about 100 | 2 x 1.6 MiB |
+//! | PORT_RANGES | 1,024 | about 220 | 0.2 MiB |
 //! | BACKENDS | 65,536 | 40 | 2.5 MiB |
 //! | NEXT_HOPS | 4,096 a processor | 64 | 256 KiB a processor |
 //! | FRAGMENTS | 8,192 | about 130 | 1 MiB |
@@ -16,10 +17,12 @@
 
 /// Flows that can be tracked at once.
 pub const MAX_FLOWS: u32 = 131_072;
-/// Forwarded (address, port) pairs.
+/// Forwarded (address, port) pairs; a range of ports counts as one.
 pub const MAX_SERVICES: u32 = 16_384;
 /// Steered (address, port) pairs.
 pub const MAX_STEERED: u32 = 16_384;
+/// Addresses with ranges of ports, times protocols and tables.
+pub const MAX_PORT_RANGE_KEYS: u32 = 1_024;
 /// Fragmented packets on their way at once; the oldest is forgotten first.
 pub const MAX_FRAGMENTS: u32 = 8_192;
 /// Backends, id 0 included.

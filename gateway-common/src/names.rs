@@ -36,6 +36,9 @@ pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 pub const MAP_NEXT_HOPS: &str = "NEXT_HOPS";
 /// Hash: [`crate::service::ServiceKey`] to [`crate::service::ServiceValue`].
 pub const MAP_SERVICES: &str = "SERVICES";
+/// Hash: [`crate::port_range::PortRangesKey`] to
+/// [`crate::port_range::PortRanges`].
+pub const MAP_PORT_RANGES: &str = "PORT_RANGES";
 /// Array, memory-mapped: [`crate::service::RingChunk`].
 pub const MAP_RINGS: &str = "RINGS";
 /// Array: [`crate::backend::Backend`].

@@ -41,5 +41,23 @@ pub struct NextHop {
     pub src_mac: [u8; 6],
 }
 
+impl NextHop {
+    /// Leads nowhere, and is never believed.
+    pub const NONE: Self = Self {
+        expires_ns: 0,
+        slot: 0,
+        generation: 0,
+        ifindex_in: 0,
+        way: 0,
+        ifindex: 0,
+        mtu: 0,
+        family: 0,
+        _pad: 0,
+        addr_be: [0; 4],
+        dst_mac: [0; 6],
+        src_mac: [0; 6],
+    };
+}
+
 const _: () = assert!(size_of::<NextHop>() == 64 && align_of::<NextHop>() == 64);
 const _: () = assert!(NEXT_HOPS.is_power_of_two());

@@ -14,6 +14,7 @@ use crate::{
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
     next_hop::NextHop,
+    port_range::{PortRange, PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -41,6 +42,12 @@ unsafe impl Pod for FragmentKey {}
 unsafe impl Pod for FragmentValue {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for NextHop {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for PortRangesKey {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for PortRange {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for PortRanges {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for ServiceKey {}
 // SAFETY: see the module's documentation.

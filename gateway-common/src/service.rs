@@ -3,21 +3,23 @@
 
 use crate::addr::Addr16;
 
-/// A forwarded (address, port, protocol).
+/// A forwarded (address, port, protocol), or all ports of a range.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
     /// Destination address; never [`Addr16::ANY`]: the agent expands wildcards.
     pub addr: Addr16,
-    /// Destination port, network order.
+    /// Destination port, or the first of a range, network order.
     pub port_be: u16,
+    /// The last port of a range, else the same again, network order.
+    pub last_port_be: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// Always zero.
-    pub _pad: u8,
+    /// Always zero: the key is compared as bytes.
+    pub _pad: [u8; 3],
 }
 
-const _: () = assert!(size_of::<ServiceKey>() == 20);
+const _: () = assert!(size_of::<ServiceKey>() == 24);
 
 /// Ring slot from source and destination address and port.
 pub const HASH_FIVE_TUPLE: u32 = 0;

@@ -15,8 +15,10 @@ pub struct Settings {
     pub snat_port_max: u32,
     /// Snapshot generation in force.
     pub config_generation: u32,
+    /// Whether any service or steered listener has a range of ports: 1, else 0.
+    pub port_ranges: u32,
     /// Always zero.
     pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 28);

@@ -3,22 +3,25 @@
 
 use crate::{addr::Addr16, maglev};
 
-/// A steered (address, port, protocol). The program looks up the exact address
-/// first, then [`Addr16::ANY`].
+/// A steered (address, port, protocol), or all ports of a range. The program
+/// looks the port up at the exact address first, then at [`Addr16::ANY`]; then
+/// it looks for a range, in the same order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SteerKey {
     /// Local address, or [`Addr16::ANY`].
     pub addr: Addr16,
-    /// Local port, network order.
+    /// Local port, or the first of a range, network order.
     pub port_be: u16,
+    /// The last port of a range, else the same again, network order.
+    pub last_port_be: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// Always zero.
-    pub _pad: u8,
+    /// Always zero: the key is compared as bytes.
+    pub _pad: [u8; 3],
 }
 
-const _: () = assert!(size_of::<SteerKey>() == 20);
+const _: () = assert!(size_of::<SteerKey>() == 24);
 
 /// The sockets that answer. Every steered listener of an agent shares its
 /// per-thread sockets, so a listener costs one entry and no descriptor.

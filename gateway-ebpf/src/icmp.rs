@@ -16,9 +16,11 @@ use gateway_common::{
     addr::Addr16,
     checksum::{self, diff_address, diff16, fold},
     flow::{DIR_TO_CLIENT, FlowDirection, KIND_SNAT, PROTOCOL_TCP},
+    next_hop::NextHop,
 };
 
 use crate::{
+    aligned::Aligned,
     context::Context,
     flow::{self, Flow},
     forward,
@@ -77,7 +79,9 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     if packet.is_v6 {
         ctx.balance_hop_limit();
     }
-    route::find(ctx, packet, to).and_then(|hop| ctx.send(&hop.0))
+    let mut hop = Aligned(NextHop::NONE);
+    route::find(ctx, packet, to, &mut hop.0)?;
+    ctx.send(&hop.0)
 }
 
 /// Whether a message of this type quotes the packet it is about.

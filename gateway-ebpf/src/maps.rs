@@ -13,6 +13,7 @@
 //! | FRAGMENTS | addresses, identification → ports | programs | programs | bounded; the oldest goes first, it is worth the least |
 //! | NEXT_HOPS | slot, direction → next hop | programs | programs | per CPU: one writer, no torn answer |
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
+//! | PORT_RANGES | address, protocol, table → its ranges | agent | programs, sk_lookup | exact match; a range is one entry of SERVICES or STEER |
 //! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
 //! | SERVICE_STATS, BACKEND_STATS | id → packets, bytes, flows | programs | agent | per CPU: no shared cache line on the hot path |
@@ -35,6 +36,7 @@ use gateway_common::{
     limits,
     names::CALL_SLOTS,
     next_hop::{NEXT_HOPS as NEXT_HOPS_A_CPU, NextHop},
+    port_range::{PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -61,6 +63,10 @@ pub static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::pinned(NEXT_HOPS_A_CPU
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(limits::MAX_SERVICES, 0);
+
+#[map]
+pub static PORT_RANGES: HashMap<PortRangesKey, PortRanges> =
+    HashMap::pinned(limits::MAX_PORT_RANGE_KEYS, 0);
 
 #[map]
 pub static RINGS: Array<RingChunk> = Array::pinned(limits::MAX_RING_CHUNKS, MMAPABLE);

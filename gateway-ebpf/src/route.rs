@@ -59,15 +59,12 @@ pub fn send<C: Context>(
         || kept.ifindex_in != ifindex_in
         || kept.way != way
     {
-        let hop = find(ctx, packet, flow.translation())?;
-        *kept = NextHop {
-            expires_ns: now_ns + NEXT_HOP_NS,
-            slot,
-            generation,
-            ifindex_in,
-            way,
-            ..hop.0
-        };
+        find(ctx, packet, flow.translation(), kept)?;
+        kept.expires_ns = now_ns + NEXT_HOP_NS;
+        kept.slot = slot;
+        kept.generation = generation;
+        kept.ifindex_in = ifindex_in;
+        kept.way = way;
     } else if len(ctx, packet) > u32::from(kept.mtu) {
         return Err(Verdict::Drop(DropReason::PacketTooBig));
     }
@@ -84,13 +81,15 @@ fn len<C: Context>(ctx: &C, packet: &Packet) -> u32 {
     }
 }
 
-/// Asks the kernel for the next hop of a packet rewritten as `to` says.
+/// Asks the kernel for the next hop of a packet rewritten as `to` says, and writes
+/// it to `found`, but for what it was asked for.
 #[inline(always)]
 pub fn find<C: Context>(
     ctx: &C,
     packet: &Packet,
     to: &FlowDirection,
-) -> Result<Aligned<NextHop>, Verdict> {
+    found: &mut NextHop,
+) -> Result<(), Verdict> {
     // SAFETY: integers and unions of integers only.
     let mut hop: Aligned<bpf_fib_lookup> = unsafe { mem::zeroed() };
     let hop = &mut hop.0;
@@ -127,23 +126,18 @@ pub fn find<C: Context>(
         return Err(Verdict::Drop(DropReason::HelperFailed));
     }
     match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => Ok(Aligned(NextHop {
-            expires_ns: 0,
-            slot: 0,
-            generation: 0,
-            ifindex_in: 0,
-            way: 0,
-            ifindex: hop.ifindex,
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            found.ifindex = hop.ifindex;
             // SAFETY: both members are the same integer.
-            mtu: unsafe { hop.__bindgen_anon_1.mtu_result },
-            family: hop.family,
-            _pad: 0,
+            found.mtu = unsafe { hop.__bindgen_anon_1.mtu_result };
+            found.family = hop.family;
             // SAFETY: both members are integers; the look-up filled the one of
             // its family, the other bytes are zero.
-            addr_be: unsafe { hop.__bindgen_anon_4.ipv6_dst },
-            dst_mac: hop.dmac,
-            src_mac: hop.smac,
-        })),
+            found.addr_be = unsafe { hop.__bindgen_anon_4.ipv6_dst };
+            found.dst_mac = hop.dmac;
+            found.src_mac = hop.smac;
+            Ok(())
+        }
         // The stack's forwarding resolves the neighbour and sends the packet.
         BPF_FIB_LKUP_RET_NO_NEIGH => Err(Verdict::Pass(VerdictCounter::NeighbourMiss)),
         // The destination is this node (or there is no route, which the stack

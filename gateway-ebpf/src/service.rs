@@ -5,27 +5,39 @@ use aya_ebpf::maps::PerCpuArray;
 use gateway_common::{
     counters::Stats,
     flow::{DIR_TO_BACKEND, FlowKey},
+    port_range::RANGES_OF_SERVICES,
     service::{ServiceKey, ServiceValue},
 };
 
 use crate::{
     aligned::Aligned,
     maps::{SERVICE_STATS, SERVICES},
+    port_range,
 };
 
-/// The service a packet is addressed to.
+/// The service a packet is addressed to: that of its port, else that of the
+/// range its port is in.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<&'static ServiceValue> {
-    let key = Aligned(ServiceKey {
+    let mut wanted = Aligned(ServiceKey {
         addr: key.dst,
         port_be: key.dst_port_be,
+        last_port_be: key.dst_port_be,
         proto: key.proto,
-        _pad: 0,
+        _pad: [0; 3],
     });
     // SAFETY: entries are replaced whole by the agent. An element freed while it
     // is read here may show another service's values: a new flow then goes to
     // that service's ring, which the agent keeps for a generation.
-    unsafe { SERVICES.get(&key.0) }
+    let of_port = unsafe { SERVICES.get(&wanted.0) };
+    if of_port.is_some() || !port_range::in_use() {
+        return of_port;
+    }
+    let range = port_range::find(key.dst, key.proto, RANGES_OF_SERVICES, key.dst_port_be)?;
+    wanted.0.port_be = (range.first as u16).to_be();
+    wanted.0.last_port_be = (range.last as u16).to_be();
+    // SAFETY: as above.
+    unsafe { SERVICES.get(&wanted.0) }
 }
 
 /// Counts a flow that could not be taken.

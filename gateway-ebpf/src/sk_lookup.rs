@@ -12,12 +12,14 @@ use gateway_common::{
     addr::Addr16,
     counters::VerdictCounter,
     drop_reason::DropReason,
+    port_range::RANGES_OF_STEERED,
     steer::{self, SteerKey, SteerValue},
 };
 
 use crate::{
     aligned::Aligned,
     maps::{SOCKETS, STEER},
+    port_range,
     verdict::{self, Verdict},
 };
 
@@ -95,8 +97,9 @@ impl Destination {
                 key: Aligned(SteerKey {
                     addr: local,
                     port_be: (port as u16).to_be(),
+                    last_port_be: (port as u16).to_be(),
                     proto: PROTOCOL_TCP as u8,
-                    _pad: 0,
+                    _pad: [0; 3],
                 }),
                 remote,
                 remote_port_be: ptr::read_volatile(&raw const (*lookup).remote_port),
@@ -104,7 +107,8 @@ impl Destination {
         }
     }
 
-    /// The sockets of the exact address, else those of any.
+    /// The sockets of the port, else those of a range; of the exact address,
+    /// else those of any.
     #[inline(always)]
     fn sockets(&self) -> Option<SteerValue> {
         let any = Aligned(SteerKey {
@@ -112,8 +116,25 @@ impl Destination {
             ..self.key.0
         });
         // SAFETY: copied at once; entries are replaced whole by the agent.
-        unsafe { STEER.get(&self.key.0).or_else(|| STEER.get(&any.0)) }.copied()
+        let of_port = unsafe { STEER.get(&self.key.0).or_else(|| STEER.get(&any.0)) }.copied();
+        if of_port.is_some() || !port_range::in_use() {
+            return of_port;
+        }
+        of_range(&self.key.0).or_else(|| of_range(&any.0))
     }
+}
+
+/// The sockets of the range that the port of `key` is in, at its address.
+#[inline(always)]
+fn of_range(key: &SteerKey) -> Option<SteerValue> {
+    let range = port_range::find(key.addr, key.proto, RANGES_OF_STEERED, key.port_be)?;
+    let key = Aligned(SteerKey {
+        port_be: (range.first as u16).to_be(),
+        last_port_be: (range.last as u16).to_be(),
+        ..*key
+    });
+    // SAFETY: as above.
+    unsafe { STEER.get(&key.0) }.copied()
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,7 +16,7 @@ use crate::{
     datapath::kernel_serves,
     http::router::{self, RequestHead, RouteMatch},
     model::{HttpAction, ListenAddress, Transport},
-    snapshot::{ChainAction, Endpoint, HttpTable, ListenKey, ListenerTable, Snapshot, TcpAction},
+    snapshot::{ChainAction, Endpoint, HttpTable, ListenerTable, Snapshot, TcpAction},
     telemetry::access::{CloseReason, Mode},
 };
 
@@ -85,24 +85,16 @@ pub struct Destination {
 /// Explains `query` on `snapshot`.
 pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
     let found = match query.address {
-        Some(address) => [
-            ListenAddress::Ip(address.to_canonical()),
-            ListenAddress::Any,
-        ]
-        .into_iter()
-        .find_map(|address| {
-            let key = ListenKey {
-                address,
-                port: query.port,
-                transport: query.transport,
-            };
-            Some((key, snapshot.listeners.get(&key)?))
-        }),
-        None => snapshot
-            .listeners
-            .iter()
-            .find(|(key, _)| (key.port, key.transport) == (query.port, query.transport))
-            .map(|(key, listener)| (*key, listener)),
+        Some(address) => snapshot.listener_of(address, query.port, query.transport),
+        None => {
+            let mut fitting: Vec<_> = snapshot
+                .listeners
+                .iter()
+                .filter(|(key, _)| key.contains(query.port) && key.transport == query.transport)
+                .collect();
+            fitting.sort_by_key(|(key, _)| key.is_range());
+            fitting.into_iter().next()
+        }
     };
     let Some((key, listener)) = found else {
         return refused(
@@ -123,9 +115,9 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
             };
             answer.kernel = snapshot
                 .services
-                .get(&key)
+                .get(key)
                 .is_some_and(|service| kernel_serves(address, service, &snapshot.backends).is_ok());
-            tcp(&mut answer, Mode::Forward, action);
+            tcp(&mut answer, Mode::Forward, action, query);
             if key.transport == Transport::Udp && !answer.kernel {
                 answer.reason = Some(format!(
                     "{}: the kernel cannot forward it, and the agent proxies no UDP",
@@ -151,9 +143,11 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
             };
             answer.server = Some(chain.origin.to_string());
             match &chain.action {
-                ChainAction::Passthrough(action) => tcp(&mut answer, Mode::Passthrough, action),
+                ChainAction::Passthrough(action) => {
+                    tcp(&mut answer, Mode::Passthrough, action, query);
+                }
                 ChainAction::TerminateTcp(_, action) => {
-                    tcp(&mut answer, Mode::TerminateTcp, action);
+                    tcp(&mut answer, Mode::TerminateTcp, action, query);
                 }
                 ChainAction::TerminateHttp(_, table) => {
                     http(&mut answer, Mode::TerminateHttp, table, query);
@@ -172,7 +166,7 @@ fn refused(reason: CloseReason, text: &str) -> Explanation {
     }
 }
 
-fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction) {
+fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction, query: &Query) {
     answer.mode = mode.as_str();
     answer.rule = Some(action.origin.to_string());
     answer.destinations = destinations(
@@ -180,6 +174,7 @@ fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction) {
             .destinations
             .iter()
             .map(|(cluster, weight)| (&**cluster, *weight)),
+        |endpoint| action.reached_at(endpoint, query.port),
     );
     if answer
         .destinations
@@ -243,9 +238,12 @@ fn http(answer: &mut Explanation, mode: Mode, table: &HttpTable, query: &Query) 
                     destinations: routes,
                     ..
                 } => {
-                    answer.destinations = destinations(routes.iter().filter_map(|route| {
-                        Some((&**table.clusters.get(&route.cluster)?, route.weight))
-                    }));
+                    answer.destinations = destinations(
+                        routes.iter().filter_map(|route| {
+                            Some((&**table.clusters.get(&route.cluster)?, route.weight))
+                        }),
+                        |endpoint| endpoint,
+                    );
                     if answer
                         .destinations
                         .iter()
@@ -261,6 +259,7 @@ fn http(answer: &mut Explanation, mode: Mode, table: &HttpTable, query: &Query) 
 
 fn destinations<'a>(
     routes: impl Iterator<Item = (&'a crate::snapshot::Cluster, u32)>,
+    reached_at: impl Fn(SocketAddr) -> SocketAddr,
 ) -> Vec<Destination> {
     // One entry a cluster, although a rule may name it twice.
     let mut shares: BTreeMap<&str, (u64, &crate::snapshot::Cluster)> = BTreeMap::new();
@@ -273,17 +272,18 @@ fn destinations<'a>(
         .map(|(name, (weight, cluster))| Destination {
             cluster: name.to_owned(),
             percent: weight as f64 * 100.0 / total.max(1) as f64,
-            endpoints: addresses(&cluster.endpoints),
-            down: addresses(&cluster.down),
+            endpoints: addresses(&cluster.endpoints, &reached_at),
+            down: addresses(&cluster.down, &reached_at),
             panic: cluster.panic,
             health: cluster.health.as_ref().map(ToString::to_string),
         })
         .collect()
 }
 
-fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+fn addresses(endpoints: &[Endpoint], reached_at: impl Fn(SocketAddr) -> SocketAddr) -> Vec<String> {
     let all = endpoints.iter();
-    all.map(|endpoint| endpoint.address.to_string()).collect()
+    all.map(|endpoint| reached_at(endpoint.address).to_string())
+        .collect()
 }
 
 impl fmt::Display for Explanation {

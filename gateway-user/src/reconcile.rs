@@ -100,12 +100,17 @@ impl Reconciler {
                 for key in datagrams.filter(|key| key.transport == Transport::Udp) {
                     tracing::warn!(listener = %key, "not served: UDP needs the kernel programs");
                 }
-                let wanted = snapshot
-                    .listeners
-                    .keys()
-                    .filter(|key| key.transport == Transport::Tcp)
-                    .copied()
-                    .collect();
+                let streams = || {
+                    let keys = snapshot.listeners.keys();
+                    keys.filter(|key| key.transport == Transport::Tcp)
+                };
+                for key in streams().filter(|key| key.is_range()) {
+                    tracing::warn!(
+                        listener = %key,
+                        "not served: a range of ports needs the kernel programs"
+                    );
+                }
+                let wanted = streams().filter(|key| !key.is_range()).copied().collect();
                 let failed = workers.bind(&wanted);
                 if failed.is_empty() {
                     Ok(None)

@@ -57,13 +57,15 @@ pub struct TlsConfigKey {
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// An (address, port) of a transport that the gateway owns.
+/// An (address, port) of a transport that the gateway owns, or a range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenKey {
     /// Address.
     pub address: ListenAddress,
-    /// Port, host order.
+    /// Port, host order; the first one of a range.
     pub port: u16,
+    /// The last port of a range, else the same again.
+    pub last_port: u16,
     /// What carries it.
     pub transport: Transport,
 }
@@ -130,6 +132,19 @@ pub struct TcpAction {
     pub idle_timeout: Option<Duration>,
     /// Whether one client keeps to one endpoint.
     pub hash_policy: HashPolicy,
+    /// Endpoints on this port, the first one of the listener's range, are
+    /// reached on the port the client used.
+    pub kept_port: Option<u16>,
+}
+
+impl TcpAction {
+    /// Where a connection that came for `port` reaches `endpoint`.
+    pub fn reached_at(&self, mut endpoint: SocketAddr, port: u16) -> SocketAddr {
+        if self.kept_port == Some(endpoint.port()) {
+            endpoint.set_port(port);
+        }
+        endpoint
+    }
 }
 
 /// Virtual hosts of one listener or chain.
@@ -210,7 +225,7 @@ pub struct Service {
 /// one id for as long as any snapshot names it; ids start at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendTarget {
-    /// Where.
+    /// Where; port 0 stands for the one the client used.
     pub address: SocketAddr,
     /// How packets to it are rewritten.
     pub forwarding: ForwardingMode,
@@ -231,8 +246,19 @@ impl ListenKey {
         Self {
             address,
             port,
+            last_port: port,
             transport: Transport::Tcp,
         }
+    }
+
+    /// Whether it is for several ports.
+    pub fn is_range(&self) -> bool {
+        self.port != self.last_port
+    }
+
+    /// Whether `port` is its port, or one of them.
+    pub fn contains(&self, port: u16) -> bool {
+        (self.port..=self.last_port).contains(&port)
     }
 
     /// Its one address; none when it is for any.
@@ -245,16 +271,58 @@ impl ListenKey {
 }
 
 impl Snapshot {
-    /// The listener for a TCP connection accepted on `address`: its own first,
-    /// then the one for any address.
+    /// The listener for a TCP connection accepted on `address`.
     pub fn listener(&self, address: IpAddr, port: u16) -> Option<&Arc<Listener>> {
-        let address = address.to_canonical();
-        self.listeners
-            .get(&ListenKey::tcp(ListenAddress::Ip(address), port))
-            .or_else(|| {
-                self.listeners
-                    .get(&ListenKey::tcp(ListenAddress::Any, port))
+        let found = self.listener_of(address, port, Transport::Tcp);
+        found.map(|(_, listener)| listener)
+    }
+
+    /// The listener for what is sent to `address` and `port`: that of the port,
+    /// else of a range; of the address, else of any. The kernel's look-ups have
+    /// the same order.
+    pub fn listener_of(
+        &self,
+        address: IpAddr,
+        port: u16,
+        transport: Transport,
+    ) -> Option<(&ListenKey, &Arc<Listener>)> {
+        let addresses = [
+            ListenAddress::Ip(address.to_canonical()),
+            ListenAddress::Any,
+        ];
+        let exact = addresses.into_iter().find_map(|address| {
+            self.listeners.get_key_value(&ListenKey {
+                address,
+                port,
+                last_port: port,
+                transport,
             })
+        });
+        exact.or_else(|| {
+            let of_range = |address| self.range_of(address, port, transport);
+            addresses.into_iter().find_map(of_range)
+        })
+    }
+
+    /// The range of ports at exactly `address` that `port` is in.
+    fn range_of(
+        &self,
+        address: ListenAddress,
+        port: u16,
+        transport: Transport,
+    ) -> Option<(&ListenKey, &Arc<Listener>)> {
+        let key = |port, last_port, transport| ListenKey {
+            address,
+            port,
+            last_port,
+            transport,
+        };
+        let (first, last) = (
+            key(0, 0, Transport::Tcp),
+            key(port, u16::MAX, Transport::Udp),
+        );
+        let mut before = self.listeners.range(first..=last).rev();
+        before.find(|(key, _)| key.transport == transport && key.is_range() && key.contains(port))
     }
 }
 
@@ -263,6 +331,9 @@ impl std::fmt::Display for ListenKey {
         match self.address {
             ListenAddress::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port)?,
             address => write!(f, "{address}:{}", self.port)?,
+        }
+        if self.is_range() {
+            write!(f, "-{}", self.last_port)?;
         }
         match self.transport {
             Transport::Tcp => Ok(()),

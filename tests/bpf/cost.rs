@@ -259,8 +259,9 @@ impl Bench {
             let key = SteerKey {
                 addr,
                 port_be: 443u16.to_be(),
+                last_port_be: 443u16.to_be(),
                 proto: 6,
-                _pad: 0,
+                _pad: [0; 3],
             };
             let value = SteerValue {
                 socket_base: 0,

@@ -18,6 +18,7 @@ mod malformed;
 mod maps;
 mod next_hop;
 mod packet;
+mod port_ranges;
 mod select;
 mod snat;
 mod steer;

@@ -14,6 +14,7 @@ use gateway_common::{
     drop_reason::DropReason,
     flow::{FlowKey, FlowRef, FlowSlot, PROTOCOL_TCP},
     names,
+    port_range::{MAX_PORT_RANGES, PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES},
     service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
 };
@@ -71,6 +72,7 @@ pub fn set_settings(ebpf: &mut Ebpf) {
         snat_port_min: u32::from(*PORTS.start()),
         snat_port_max: u32::from(*PORTS.end()),
         config_generation: 3,
+        port_ranges: 0,
         _pad: 0,
     };
     map.set(0, settings, 0).unwrap();
@@ -206,10 +208,62 @@ impl Lab {
         let key = ServiceKey {
             addr: addr(vip),
             port_be: vip.port().to_be(),
+            last_port_be: vip.port().to_be(),
             proto,
-            _pad: 0,
+            _pad: [0; 3],
         };
         services.insert(key, value, 0).unwrap();
+    }
+
+    /// Gives the service at `vip` all ports up to `last`, and writes these
+    /// ranges as those of its address, which holds for any other services too.
+    pub fn widen_service(&mut self, proto: u8, vip: SocketAddr, last: u16, all: &[(u16, u16)]) {
+        let mut services: HashMap<_, ServiceKey, ServiceValue> = self
+            .ebpf
+            .map_mut(names::MAP_SERVICES)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let mut key = ServiceKey {
+            addr: addr(vip),
+            port_be: vip.port().to_be(),
+            last_port_be: vip.port().to_be(),
+            proto,
+            _pad: [0; 3],
+        };
+        let value = services.get(&key, 0).unwrap();
+        services.remove(&key).unwrap();
+        key.last_port_be = last.to_be();
+        services.insert(key, value, 0).unwrap();
+        self.port_ranges(RANGES_OF_SERVICES, addr(vip), proto, all);
+    }
+
+    /// Writes the ranges of an address, and that there are some.
+    pub fn port_ranges(&mut self, table: u8, addr: Addr16, proto: u8, all: &[(u16, u16)]) {
+        let mut ranges = [PortRange::UNUSED; MAX_PORT_RANGES];
+        for (range, (first, last)) in ranges.iter_mut().zip(all) {
+            *range = PortRange {
+                first: u32::from(*first),
+                last: u32::from(*last),
+            };
+        }
+        let key = PortRangesKey {
+            addr,
+            proto,
+            table,
+            _pad: [0; 2],
+        };
+        let value = PortRanges {
+            count: all.len() as u32,
+            ranges,
+        };
+        let map = self.ebpf.map_mut(names::MAP_PORT_RANGES).unwrap();
+        let mut map: HashMap<_, PortRangesKey, PortRanges> = map.try_into().unwrap();
+        map.insert(key, value, 0).unwrap();
+        let mut settings: Array<_, Settings> = array(&mut self.ebpf, names::MAP_SETTINGS);
+        let mut value = settings.get(&0, 0).unwrap();
+        value.port_ranges = 1;
+        settings.set(0, value, 0).unwrap();
     }
 
     pub fn slot(&mut self, index: u32) -> FlowSlot {

@@ -17,6 +17,7 @@ use gateway_common::{
     counters::VerdictCounter,
     drop_reason::DropReason,
     names,
+    port_range::RANGES_OF_STEERED,
     steer::{self, SteerKey, SteerValue},
 };
 use gateway_tests::skip;
@@ -43,6 +44,10 @@ fn steer_lab() -> Option<Lab> {
 }
 
 fn steer(lab: &mut Lab, addr: Addr16, port: u16, base: u32, count: u32) {
+    steer_range(lab, addr, (port, port), base, count);
+}
+
+fn steer_range(lab: &mut Lab, addr: Addr16, ports: (u16, u16), base: u32, count: u32) {
     let mut map: HashMap<_, SteerKey, SteerValue> = lab
         .ebpf
         .map_mut(names::MAP_STEER)
@@ -51,9 +56,10 @@ fn steer(lab: &mut Lab, addr: Addr16, port: u16, base: u32, count: u32) {
         .unwrap();
     let key = SteerKey {
         addr,
-        port_be: port.to_be(),
+        port_be: ports.0.to_be(),
+        last_port_be: ports.1.to_be(),
         proto: 6,
-        _pad: 0,
+        _pad: [0; 3],
     };
     let value = SteerValue {
         socket_base: base,
@@ -149,6 +155,43 @@ fn connections_spread_over_the_sockets_as_the_hash_says() {
         used[index] += 1;
     }
     assert!(used.iter().all(|&count| count > 0), "{used:?}");
+}
+
+#[test]
+fn a_port_goes_before_a_range_and_an_address_before_any() {
+    let Some(mut lab) = steer_lab() else { return };
+    let listeners: Vec<_> = (0..4).map(|i| listen(&mut lab, i, "127.0.0.1:0")).collect();
+    let own = Addr16::from_v4([198, 51, 100, 1]);
+    steer_range(&mut lab, Addr16::ANY, (30_000, 39_999), 0, 1);
+    steer_range(&mut lab, own, (35_000, 36_000), 1, 1);
+    steer(&mut lab, Addr16::ANY, 35_001, 2, 1);
+    steer(&mut lab, own, 35_002, 3, 1);
+    // Without the setting, ranges are not looked for.
+    assert_eq!(
+        connect("198.51.100.1:30000").unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
+    lab.port_ranges(RANGES_OF_STEERED, Addr16::ANY, 6, &[(30_000, 39_999)]);
+    lab.port_ranges(RANGES_OF_STEERED, own, 6, &[(35_000, 36_000)]);
+    for (to, socket) in [
+        ("198.51.100.1:30000", 0),
+        ("198.51.100.1:39999", 0),
+        ("198.51.100.1:35000", 1),
+        ("198.51.100.1:36000", 1),
+        ("198.51.100.1:36001", 0),
+        ("198.51.100.1:35001", 2),
+        ("198.51.100.1:35002", 3),
+        ("198.51.100.2:35000", 0),
+        ("198.51.100.2:35001", 2),
+    ] {
+        let _client = connect(to).unwrap();
+        let (index, server, _) = accepted(&listeners);
+        assert_eq!(index, socket, "{to}");
+        assert_eq!(server.local_addr().unwrap().to_string(), to);
+    }
+    for to in ["198.51.100.1:29999", "198.51.100.2:40000"] {
+        assert_eq!(connect(to).unwrap_err(), ErrorKind::ConnectionRefused);
+    }
 }
 
 #[test]

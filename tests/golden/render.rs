@@ -49,12 +49,18 @@ fn listener(text: &mut Text, listener: &Listener) {
     let Listener {
         address,
         port,
+        last_port,
         kind,
         origin,
     } = listener;
     let address = match address {
         ListenAddress::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         other => other.to_string(),
+    };
+    let port = if port == last_port {
+        port.to_string()
+    } else {
+        format!("{port}-{last_port}")
     };
     match kind {
         ListenerKind::Forward(route) => {

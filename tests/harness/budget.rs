@@ -23,7 +23,7 @@ pub struct Budget {
 
 /// Sorted by name, a line for every program of the object.
 pub const BUDGETS: [Budget; 7] = [
-    budget("sk_steer", 1_000, 50, 400),
+    budget("sk_steer", 3_600, 120, 450),
     budget("tc_icmp", 70_000, 1_000, 512),
     budget("tc_ingress", 40_000, 1_500, 400),
     budget("tc_new_flow", 120_000, 2_500, 512),

@@ -16,6 +16,7 @@ mod icmp;
 mod ipv6;
 mod lab;
 mod passthrough;
+mod port_ranges;
 mod reload;
 mod scene;
 mod survive;

@@ -147,7 +147,11 @@ fn insert_keys(
     let mut reply = Aligned(FlowKey {
         src: backend.addr,
         dst: original.src,
-        src_port_be: backend.port_be,
+        src_port_be: if backend.port_be == 0 {
+            original.dst_port_be
+        } else {
+            backend.port_be
+        },
         dst_port_be: original.src_port_be,
         proto: original.proto,
         _pad: [0; 3],

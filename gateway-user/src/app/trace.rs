@@ -19,10 +19,7 @@ pub fn trace(options: &cli::Trace) -> anyhow::Result<ExitCode> {
     let bootstrap = pipeline::bootstrap(options.bootstrap.as_deref())?;
     let query = TraceQuery {
         from: options.from,
-        to: Destination {
-            address: options.to,
-            transport: options.proto.into(),
-        },
+        to: Destination::new(options.to, options.proto.into()),
         interface: options.interface.clone(),
     };
     let mut report = datapath::trace(&bootstrap.datapath(), &query)?;

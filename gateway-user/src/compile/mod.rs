@@ -42,18 +42,19 @@ pub fn compile(
         let key = ListenKey {
             address: listener.address,
             port: listener.port,
+            last_port: listener.last_port,
             transport: listener.transport(),
         };
         let table = match &listener.kind {
             model::ListenerKind::Forward(route) | model::ListenerKind::ForwardUdp(route) => {
-                ListenerTable::Forward(Arc::new(tcp_action(route, &clusters)))
+                ListenerTable::Forward(Arc::new(tcp_action(route, key, &clusters)))
             }
             model::ListenerKind::PlainHttp(hosts) => {
                 ListenerTable::PlainHttp(Arc::new(http::table(hosts, &clusters)))
             }
             model::ListenerKind::Tls(chains) => {
                 ListenerTable::Tls(sni::table(chains.iter().filter_map(
-                    |chain| match chain_action(&chain.action, &clusters, &mut tls) {
+                    |chain| match chain_action(&chain.action, key, &clusters, &mut tls) {
                         Ok(action) => {
                             let origin = chain.origin.clone();
                             Some((&chain.names[..], Arc::new(TlsChain { origin, action })))
@@ -96,19 +97,20 @@ pub fn compile(
 
 fn chain_action(
     action: &model::TlsAction,
+    key: ListenKey,
     clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
     tls: &mut tls::Configs<'_>,
 ) -> Result<ChainAction, tls::ConfigError> {
     Ok(match action {
         model::TlsAction::Passthrough(route) => {
-            ChainAction::Passthrough(Arc::new(tcp_action(route, clusters)))
+            ChainAction::Passthrough(Arc::new(tcp_action(route, key, clusters)))
         }
         model::TlsAction::TerminateTcp {
             tls: settings,
             route,
         } => ChainAction::TerminateTcp(
             tls.config(settings, tls::Alpn::None)?,
-            Arc::new(tcp_action(route, clusters)),
+            Arc::new(tcp_action(route, key, clusters)),
         ),
         model::TlsAction::TerminateHttp {
             tls: settings,
@@ -120,7 +122,11 @@ fn chain_action(
     })
 }
 
-fn tcp_action(route: &model::TcpRoute, clusters: &BTreeMap<ClusterId, Arc<Cluster>>) -> TcpAction {
+fn tcp_action(
+    route: &model::TcpRoute,
+    key: ListenKey,
+    clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+) -> TcpAction {
     TcpAction {
         origin: route.origin.clone(),
         destinations: route
@@ -130,6 +136,7 @@ fn tcp_action(route: &model::TcpRoute, clusters: &BTreeMap<ClusterId, Arc<Cluste
             .collect(),
         idle_timeout: route.idle_timeout,
         hash_policy: route.hash_policy,
+        kept_port: key.is_range().then_some(key.port),
     }
 }
 

@@ -49,6 +49,7 @@ fn forwarded(port: u16, name: &str) -> Listener {
     Listener {
         address: ListenAddress::Any,
         port,
+        last_port: port,
         kind: ListenerKind::Forward(route(name)),
         origin: Origin::new("test.yaml", 1),
     }
@@ -125,6 +126,7 @@ fn chains_are_found_by_exact_name_then_suffix_then_default() {
     let listener = Listener {
         address: ListenAddress::Any,
         port: 443,
+        last_port: 443,
         kind: ListenerKind::Tls(vec![
             chain(&["*"], 1),
             chain(&["*.example.com"], 2),
@@ -319,4 +321,48 @@ fn names_are_probed_as_far_as_they_are_resolved() {
         (used, down),
         (vec!["10.0.0.1".into()], vec!["fd00::1".into()])
     );
+}
+
+#[test]
+fn a_port_goes_before_a_range_and_an_address_before_any() {
+    let at = |address, port, last_port| Listener {
+        address,
+        last_port,
+        ..forwarded(port, "a.test")
+    };
+    let own = ListenAddress::Ip(ip("10.0.0.9"));
+    let mut listeners = vec![
+        at(ListenAddress::Any, 100, 200),
+        at(ListenAddress::Any, 150, 150),
+        at(own, 140, 160),
+        at(own, 145, 145),
+        at(ListenAddress::Any, 300, 400),
+    ];
+    for (line, listener) in (1..).zip(&mut listeners) {
+        listener.origin = Origin::new("test.yaml", line);
+    }
+    let model = model(vec![cluster("a.test", &[])], listeners);
+    let (snapshot, _) = compile(&model, &Observed::default(), &Snapshot::default());
+    let found = |address: &str, port| {
+        let listener = snapshot.listener(ip(address), port);
+        listener.map(|listener| listener.origin.line)
+    };
+    for (port, line) in [
+        (99, None),
+        (100, Some(1)),
+        (140, Some(3)),
+        (145, Some(4)),
+        (150, Some(2)),
+        (160, Some(3)),
+        (161, Some(1)),
+        (201, None),
+        (300, Some(5)),
+        (400, Some(5)),
+        (401, None),
+    ] {
+        assert_eq!(found("10.0.0.9", port), line, "{port}");
+    }
+    for (port, line) in [(140, 1), (145, 1), (150, 2), (200, 1)] {
+        assert_eq!(found("10.0.0.8", port), Some(line), "{port}");
+    }
 }

@@ -11,8 +11,7 @@ use tokio::{
 
 use crate::{
     balance::{ActiveGuard, Balancer},
-    model::HashPolicy,
-    snapshot::Cluster,
+    snapshot::{Cluster, TcpAction},
     telemetry::access::CloseReason,
 };
 
@@ -49,16 +48,17 @@ const KEEPALIVE_PROBES: u32 = 5;
 /// data was on its way.
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Connects to an endpoint of `cluster`, each attempt within the cluster's
-/// timeout.
+/// Connects a connection from `client`, which came for `local`, to an endpoint of
+/// `cluster`, each attempt within the cluster's timeout.
 ///
 /// # Errors
 /// [`ConnectError`] when there is no endpoint, or the last attempt failed.
 pub async fn connect(
     balancer: &Balancer,
     cluster: &Arc<Cluster>,
-    policy: HashPolicy,
+    action: &TcpAction,
     client: SocketAddr,
+    local: SocketAddr,
 ) -> Result<Upstream, ConnectError> {
     let mut failed: Vec<SocketAddr> = Vec::new();
     let mut error = ConnectError {
@@ -66,15 +66,16 @@ pub async fn connect(
         address: None,
     };
     while failed.len() < ATTEMPTS {
-        let Some(picked) = balancer.pick_for(cluster, policy, client, &failed) else {
+        let Some(picked) = balancer.pick_for(cluster, action.hash_policy, client, &failed) else {
             break;
         };
-        let attempt = timeout(cluster.connect_timeout, dial(picked.address)).await;
+        let address = action.reached_at(picked.address, local.port());
+        let attempt = timeout(cluster.connect_timeout, dial(address)).await;
         let (reason, cause) = match attempt {
             Ok(Ok(stream)) => {
                 return Ok(Upstream {
                     stream,
-                    address: picked.address,
+                    address,
                     guard: picked.guard,
                 });
             }
@@ -83,13 +84,13 @@ pub async fn connect(
         };
         tracing::debug!(
             cluster = %cluster.id,
-            upstream = %picked.address,
+            upstream = %address,
             error = %cause,
             "connection attempt failed"
         );
         error = ConnectError {
             reason,
-            address: Some(picked.address),
+            address: Some(address),
         };
         failed.push(picked.address);
     }

@@ -227,8 +227,14 @@ async fn proxy<C: Stream>(
         return CloseReason::NoEndpoint;
     };
     session.cluster = Some(Arc::clone(cluster));
-    let connected =
-        connect::connect(&worker.balancer, cluster, action.hash_policy, session.peer).await;
+    let connected = connect::connect(
+        &worker.balancer,
+        cluster,
+        action,
+        session.peer,
+        session.local,
+    )
+    .await;
     match connected {
         Ok(mut upstream) => {
             session.upstream = Some(upstream.address);

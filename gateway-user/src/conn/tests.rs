@@ -35,6 +35,7 @@ fn passthrough(line: u32) -> Arc<TlsChain> {
             destinations: Vec::new(),
             idle_timeout: None,
             hash_policy: HashPolicy::FiveTuple,
+            kept_port: None,
         })),
     })
 }

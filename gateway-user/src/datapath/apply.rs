@@ -52,6 +52,7 @@ pub fn run(maps: &mut Maps, state: &mut State, ops: &[MapOp]) -> Result<(), Data
             MapOp::RemoveService(destination) => maps.remove_service(*destination)?,
             MapOp::SetSteer(key, value) => maps.set_steer(*key, *value)?,
             MapOp::RemoveSteer(key) => maps.remove_steer(*key)?,
+            MapOp::SetRanges(of, ranges) => maps.set_ranges(*of, ranges)?,
             MapOp::SetSettings(settings) => maps.set_settings(*settings)?,
         }
         state.applied(op);
@@ -93,5 +94,6 @@ pub fn read(maps: &Maps) -> Result<State, DatapathError> {
         }
     }
     state.steer = maps.steered()?.into_iter().collect();
+    state.ranges = maps.ranges()?.into_iter().collect();
     Ok(state)
 }

@@ -12,15 +12,15 @@ use aya::{
     util::nr_cpus,
 };
 use gateway_common::{
-    addr::Addr16,
     backend::Backend,
     counters::{Count, Stats},
-    flow::{FlowKey, FlowRef, PROTOCOL_TCP, PROTOCOL_UDP},
+    flow::{FlowKey, FlowRef},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
-        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_STEER,
-        MAP_VERDICTS,
+        MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
+        MAP_STEER, MAP_VERDICTS,
     },
+    port_range::{PortRanges, PortRangesKey},
     service::{ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -28,11 +28,10 @@ use gateway_common::{
 
 use crate::{
     datapath::{
-        DatapathError, Destination,
+        DatapathError, Destination, keys,
+        ranges::{Ranges, RangesOf},
         slots::{FlowSlots, Rings},
-        stats::socket_addr,
     },
-    model::{ListenAddress, Transport},
     snapshot::ListenKey,
 };
 
@@ -41,6 +40,7 @@ pub struct Maps {
     flows: HashMap<MapData, FlowKey, FlowRef>,
     free_slots: Queue<MapData, u32>,
     services: HashMap<MapData, ServiceKey, ServiceValue>,
+    port_ranges: HashMap<MapData, PortRangesKey, PortRanges>,
     backends: Array<MapData, Backend>,
     service_stats: PerCpuArray<MapData, Stats>,
     backend_stats: PerCpuArray<MapData, Stats>,
@@ -67,6 +67,7 @@ impl Maps {
             flows: typed(ebpf, MAP_FLOWS)?,
             free_slots: typed(ebpf, MAP_FREE_SLOTS)?,
             services: typed(ebpf, MAP_SERVICES)?,
+            port_ranges: typed(ebpf, MAP_PORT_RANGES)?,
             backends: typed(ebpf, MAP_BACKENDS)?,
             service_stats: typed(ebpf, MAP_SERVICE_STATS)?,
             backend_stats: typed(ebpf, MAP_BACKEND_STATS)?,
@@ -102,11 +103,7 @@ impl Maps {
     pub fn services(&self) -> Result<Vec<(Destination, ServiceValue)>, DatapathError> {
         let entries = self.services.iter().map(|entry| {
             let (key, value) = entry?;
-            let destination = Destination {
-                address: socket_addr(key.addr, key.port_be),
-                transport: transport(key.proto),
-            };
-            Ok((destination, value))
+            Ok((keys::destination(&key), value))
         });
         entries
             .collect::<Result<_, MapError>>()
@@ -122,7 +119,7 @@ impl Maps {
         destination: Destination,
         value: ServiceValue,
     ) -> Result<(), DatapathError> {
-        let key = service_key(destination);
+        let key = keys::service(destination);
         self.services
             .insert(key, value, 0)
             .map_err(failed(MAP_SERVICES, "write", destination))
@@ -133,7 +130,7 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_service(&mut self, destination: Destination) -> Result<(), DatapathError> {
-        missing_is_fine(self.services.remove(&service_key(destination))).map_err(failed(
+        missing_is_fine(self.services.remove(&keys::service(destination))).map_err(failed(
             MAP_SERVICES,
             "remove",
             destination,
@@ -147,12 +144,7 @@ impl Maps {
     pub fn steered(&self) -> Result<Vec<(ListenKey, SteerValue)>, DatapathError> {
         let entries = self.steer.iter().map(|entry| {
             let (key, value) = entry?;
-            let address = match key.addr {
-                Addr16::ANY => ListenAddress::Any,
-                addr => ListenAddress::Ip(addr.into()),
-            };
-            let port = u16::from_be(key.port_be);
-            Ok((ListenKey::tcp(address, port), value))
+            Ok((keys::listener(&key), value))
         });
         entries
             .collect::<Result<_, MapError>>()
@@ -165,7 +157,7 @@ impl Maps {
     /// When the kernel refuses.
     pub fn set_steer(&mut self, key: ListenKey, value: SteerValue) -> Result<(), DatapathError> {
         self.steer
-            .insert(steer_key(key), value, 0)
+            .insert(keys::steer(key), value, 0)
             .map_err(failed(MAP_STEER, "write", key))
     }
 
@@ -174,8 +166,40 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_steer(&mut self, key: ListenKey) -> Result<(), DatapathError> {
-        missing_is_fine(self.steer.remove(&steer_key(key)))
+        missing_is_fine(self.steer.remove(&keys::steer(key)))
             .map_err(failed(MAP_STEER, "remove", key))
+    }
+
+    /// The ranges of ports of every address.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn ranges(&self) -> Result<Vec<(RangesOf, Ranges)>, DatapathError> {
+        let entries = self.port_ranges.iter().map(|entry| {
+            let (key, value) = entry?;
+            Ok((keys::ranges_of(&key), keys::ranges(&value)))
+        });
+        entries
+            .collect::<Result<_, MapError>>()
+            .map_err(failed(MAP_PORT_RANGES, "read", "all"))
+    }
+
+    /// Says which ranges of ports an address has; none removes the entry.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_ranges(&mut self, of: RangesOf, ranges: &Ranges) -> Result<(), DatapathError> {
+        let key = keys::of_ranges(of);
+        if ranges.is_empty() {
+            return missing_is_fine(self.port_ranges.remove(&key)).map_err(failed(
+                MAP_PORT_RANGES,
+                "remove",
+                of,
+            ));
+        }
+        self.port_ranges
+            .insert(key, keys::port_ranges(ranges), 0)
+            .map_err(failed(MAP_PORT_RANGES, "write", of))
     }
 
     /// A backend's entry.
@@ -262,7 +286,7 @@ impl Maps {
         match self.flows.get(key, 0) {
             Ok(found) => Ok(Some(found)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed(MAP_FLOWS, "read", display(key))(error)),
+            Err(error) => Err(failed(MAP_FLOWS, "read", keys::display(key))(error)),
         }
     }
 
@@ -271,7 +295,11 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
-        missing_is_fine(self.flows.remove(key)).map_err(failed(MAP_FLOWS, "remove", display(key)))
+        missing_is_fine(self.flows.remove(key)).map_err(failed(
+            MAP_FLOWS,
+            "remove",
+            keys::display(key),
+        ))
     }
 
     /// Gives a slot to the programs.
@@ -343,46 +371,6 @@ impl Maps {
     pub fn verdicts(&self, verdict: u32) -> Result<Count, DatapathError> {
         count(&self.verdicts, verdict).map_err(failed(MAP_VERDICTS, "read", verdict))
     }
-}
-
-fn service_key(destination: Destination) -> ServiceKey {
-    ServiceKey {
-        addr: destination.ip().into(),
-        port_be: destination.address.port().to_be(),
-        proto: match destination.transport {
-            Transport::Tcp => PROTOCOL_TCP,
-            Transport::Udp => PROTOCOL_UDP,
-        },
-        _pad: 0,
-    }
-}
-
-/// Every number in the table is one that [`service_key`] has written.
-fn transport(proto: u8) -> Transport {
-    match proto {
-        PROTOCOL_UDP => Transport::Udp,
-        _ => Transport::Tcp,
-    }
-}
-
-fn steer_key(key: ListenKey) -> SteerKey {
-    SteerKey {
-        addr: match key.address {
-            ListenAddress::Any => Addr16::ANY,
-            ListenAddress::Ip(ip) => ip.into(),
-        },
-        port_be: key.port.to_be(),
-        proto: PROTOCOL_TCP,
-        _pad: 0,
-    }
-}
-
-fn display(key: &FlowKey) -> String {
-    format!(
-        "{} to {}",
-        socket_addr(key.src, key.src_port_be),
-        socket_addr(key.dst, key.dst_port_be)
-    )
 }
 
 fn sum(map: &PerCpuArray<MapData, Stats>, id: u32) -> Result<Stats, MapError> {

@@ -31,6 +31,8 @@ mod interfaces;
 #[cfg(feature = "ebpf")]
 mod kernel;
 #[cfg(feature = "ebpf")]
+mod keys;
+#[cfg(feature = "ebpf")]
 mod layout;
 #[cfg(feature = "ebpf")]
 mod links;
@@ -46,6 +48,8 @@ pub mod object;
 mod plan;
 #[cfg(feature = "ebpf")]
 mod probe;
+#[cfg(feature = "ebpf")]
+mod ranges;
 #[cfg(feature = "ebpf")]
 mod regions;
 pub mod report;

@@ -30,6 +30,9 @@ pub enum NotInKernel {
     /// Every entry of the backend table is taken.
     #[error("the backend table is full; raise max_backends")]
     BackendsFull,
+    /// No room for another range of ports at its address.
+    #[error("the table of port ranges is full; use fewer or wider ranges")]
+    RangesFull,
     /// The rings do not fit.
     #[error("the ring table is full; raise max_ring_chunks")]
     RingsFull,

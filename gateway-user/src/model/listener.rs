@@ -46,13 +46,16 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// One (address, port) of a transport that the gateway owns.
+/// One (address, port) of a transport that the gateway owns, or a whole range of
+/// ports. An address's own port goes before a range that it is in.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// Where.
     pub address: ListenAddress,
-    /// Port, host order, not 0.
+    /// Port, host order, not 0; the first one of a range.
     pub port: u16,
+    /// The last port of a range, else the same again.
+    pub last_port: u16,
     /// What its connections are.
     pub kind: ListenerKind,
     /// The first server that asked for it.

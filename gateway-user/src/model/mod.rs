@@ -2,7 +2,8 @@
 //! What the gateway serves, after validation: listeners, routes, clusters and
 //! certificates. No word of Istio or the Gateway API below this line.
 //!
-//! Invariants: at most one [`Listener`] per (address, port); every
+//! Invariants: at most one [`Listener`] per (address, port) and transport, and
+//! ranges of ports of one address and transport are disjoint; every
 //! [`ClusterId`] named by a route has an entry in [`Model::clusters`] (empty
 //! when its endpoints are unknown); rules stand in the order in which they are
 //! tried; hosts of a listener's chains are disjoint.

@@ -4,7 +4,11 @@
 use crate::{
     diagnostic::Reason,
     resource::Object,
-    translate::{Context, health, istio::FORWARDING, list},
+    translate::{
+        Context, health,
+        istio::{FORWARDING, PORT_RANGES},
+        list,
+    },
 };
 
 const PREFIX: &str = "sluice.dev/";
@@ -14,7 +18,7 @@ pub fn check(context: &mut Context<'_>) {
     let resources = context.resources;
     let route = [FORWARDING];
     let service: Vec<&str> = route.iter().chain(health::KEYS).copied().collect();
-    unknown(context, &resources.gateways, "Gateway", &[]);
+    unknown(context, &resources.gateways, "Gateway", &[PORT_RANGES]);
     unknown(
         context,
         &resources.virtual_services,

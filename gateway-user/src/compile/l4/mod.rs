@@ -34,15 +34,41 @@ struct Forwarded<'a> {
     unused: BTreeSet<SocketAddr>,
 }
 
+/// The first port of a range. Endpoints on it are reached on the port the
+/// client used, which their targets say by port 0.
+#[derive(Clone, Copy)]
+struct KeptPort(Option<u16>);
+
+impl KeptPort {
+    fn of(key: &ListenKey) -> Self {
+        Self(key.is_range().then_some(key.port))
+    }
+
+    /// The address of a target.
+    fn target(self, endpoint: SocketAddr) -> SocketAddr {
+        let kept = self.0 == Some(endpoint.port());
+        // IPv4-mapped addresses as what they stand for.
+        SocketAddr::new(
+            endpoint.ip().to_canonical(),
+            if kept { 0 } else { endpoint.port() },
+        )
+    }
+}
+
 impl<'a> Forwarded<'a> {
-    fn new(route: &'a TcpRoute, clusters: &BTreeMap<ClusterId, Arc<Cluster>>) -> Self {
-        let shares = shares(route, clusters);
+    fn new(
+        route: &'a TcpRoute,
+        key: &ListenKey,
+        clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+    ) -> Self {
+        let kept = KeptPort::of(key);
+        let shares = shares(route, kept, clusters);
         let unused = route
             .destinations
             .iter()
             .filter_map(|destination| clusters.get(&destination.cluster))
             .flat_map(|cluster| &cluster.down)
-            .map(|endpoint| canonical(endpoint.address))
+            .map(|endpoint| kept.target(endpoint.address))
             .filter(|address| !shares.contains_key(address))
             .collect();
         Self {
@@ -71,9 +97,10 @@ pub fn services(
                 let key = ListenKey {
                     address: listener.address,
                     port: listener.port,
+                    last_port: listener.last_port,
                     transport: listener.transport(),
                 };
-                Some((key, Forwarded::new(route, clusters)))
+                Some((key, Forwarded::new(route, &key, clusters)))
             }
             ListenerKind::Tls(_) | ListenerKind::PlainHttp(_) => None,
         })
@@ -136,6 +163,7 @@ pub fn services(
 /// greatest is 2^31. An endpoint in two clusters gets the sum.
 fn shares(
     route: &TcpRoute,
+    kept: KeptPort,
     clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
 ) -> BTreeMap<SocketAddr, u32> {
     let mut exact: BTreeMap<SocketAddr, u128> = BTreeMap::new();
@@ -145,7 +173,7 @@ fn shares(
         };
         let total: u128 = cluster.endpoints.iter().map(|e| u128::from(e.weight)).sum();
         for endpoint in &cluster.endpoints {
-            let address = canonical(endpoint.address);
+            let address = kept.target(endpoint.address);
             // 64 fractional bits: two weights of 32 bits fit above them.
             let share = ((u128::from(destination.weight) * u128::from(endpoint.weight)) << 64)
                 .checked_div(total)
@@ -211,7 +239,7 @@ fn backend_ids(
 
 /// Ids of all services, kept by listener. A listener for any address also
 /// takes the id of one for a single address with its port and transport: an adopted kernel
-/// table only knows single addresses.
+/// table only knows single addresses, and of a range perhaps only parts.
 fn service_ids<'a>(
     keys: impl Iterator<Item = &'a ListenKey> + Clone,
     previous: &Snapshot,
@@ -240,7 +268,10 @@ fn service_ids<'a>(
             .iter()
             .filter(|(old, _)| {
                 key.address == ListenAddress::Any
-                    && (old.port, old.transport) == (key.port, key.transport)
+                    && old.transport == key.transport
+                    && old.is_range() == key.is_range()
+                    && key.contains(old.port)
+                    && key.contains(old.last_port)
             })
             .map(|(_, service)| service.id)
             .find(|id| !taken.contains(id));
@@ -300,9 +331,4 @@ impl Rings {
         self.0.insert(key, Arc::clone(&ring));
         (members, ring)
     }
-}
-
-/// IPv4-mapped addresses as what they stand for.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

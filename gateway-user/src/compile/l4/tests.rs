@@ -15,7 +15,7 @@ use crate::{
         LoadBalancing, Model, TcpDestination, TcpRoute,
     },
     origin::Origin,
-    snapshot::{BackendTarget, Cluster, Endpoint, ListenKey, Snapshot},
+    snapshot::{BackendTarget, Cluster, Endpoint, ListenKey, Service, Snapshot},
 };
 
 /// One forwarded listener: port, forwarding, and its destinations as weight and
@@ -23,6 +23,12 @@ use crate::{
 type Row<'a> = (u16, ForwardingMode, &'a [(u32, &'a [(&'a str, u32)])]);
 
 fn compile(rows: &[Row<'_>], previous: &Snapshot) -> Snapshot {
+    compile_up_to(rows, 0, previous)
+}
+
+/// As [`compile`]; listeners have all ports up to `last_port`, if that is not
+/// before their own.
+fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snapshot {
     let mut model = Model::default();
     let mut clusters = BTreeMap::new();
     for (port, forwarding, destinations) in rows {
@@ -60,6 +66,7 @@ fn compile(rows: &[Row<'_>], previous: &Snapshot) -> Snapshot {
         model.listeners.push(Listener {
             address: ListenAddress::Any,
             port: *port,
+            last_port: last_port.max(*port),
             kind: ListenerKind::Forward(route),
             origin: Origin::new("test.yaml", 1),
         });
@@ -219,6 +226,45 @@ fn an_adopted_table_gives_its_ids() {
     assert_eq!(snapshot.services[&key(1)].id, 77);
     assert_eq!(id_of(&snapshot, "10.0.0.1:1"), 41);
     assert_eq!(id_of(&snapshot, "10.0.0.2:1"), 40);
+}
+
+#[test]
+fn endpoints_on_the_first_port_of_a_range_keep_the_clients() {
+    let rows: [Row<'_>; 1] = [(
+        30_000,
+        SNAT,
+        &[(1, &[("10.0.0.1:30000", 1), ("10.0.0.2:5000", 1)])],
+    )];
+    let range = compile_up_to(&rows, 39_999, &Snapshot::default());
+    let service = range.services.values().next().expect("a service");
+    assert_eq!(service.members.len(), 2);
+    id_of(&range, "10.0.0.1:0");
+    id_of(&range, "10.0.0.2:5000");
+    let single = compile(&rows, &Snapshot::default());
+    id_of(&single, "10.0.0.1:30000");
+}
+
+/// The kernel may know parts of a range only, beside ports of its own.
+#[test]
+fn a_range_takes_the_id_of_an_adopted_part() {
+    let rows: [Row<'_>; 1] = [(30_000, SNAT, &[(1, &[("10.0.0.1:30000", 1)])])];
+    let mut adopted = compile_up_to(&rows, 39_999, &Snapshot::default());
+    let (key, service) = adopted.services.pop_first().expect("the service");
+    for (id, first, last) in [(70, 31_000, 31_000), (71, 30_005, 30_999), (72, 1, 2)] {
+        let key = ListenKey {
+            address: ListenAddress::Ip([10, 97, 0, 1].into()),
+            port: first,
+            last_port: last,
+            ..key
+        };
+        let service = Service {
+            id,
+            ..Service::clone(&service)
+        };
+        adopted.services.insert(key, Arc::new(service));
+    }
+    let snapshot = compile_up_to(&rows, 39_999, &adopted);
+    assert_eq!(snapshot.services[&key].id, 71);
 }
 
 #[test]

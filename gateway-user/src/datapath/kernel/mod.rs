@@ -104,12 +104,14 @@ impl Datapath {
             }
         };
         let mut maps = Maps::take(&mut ebpf)?;
+        let found = maps.settings()?;
         let settings = Settings {
             hash_seed: config.hash_seed,
             flow_slots: maps.slots.len(),
             snat_port_min: u32::from(*config.snat_ports.start()),
             snat_port_max: u32::from(*config.snat_ports.end()),
-            config_generation: maps.settings()?.config_generation,
+            config_generation: found.config_generation,
+            port_ranges: found.port_ranges,
             _pad: 0,
         };
         maps.set_settings(settings)?;
@@ -202,6 +204,7 @@ impl Datapath {
             let key = ListenKey {
                 address: ListenAddress::Ip(destination.ip()),
                 port: destination.address.port(),
+                last_port: destination.last_port,
                 transport: destination.transport,
             };
             services.insert(key, Arc::new(service));

@@ -21,7 +21,12 @@ use gateway_common::{
 
 use crate::{
     datapath::{
-        Destination, regions::FreeRegions, report::Proxied, serves::NotInKernel, tables::Tables,
+        Destination,
+        ranges::{self, Ranges, RangesOf},
+        regions::FreeRegions,
+        report::Proxied,
+        serves::NotInKernel,
+        tables::Tables,
     },
     snapshot::ListenKey,
 };
@@ -52,6 +57,8 @@ pub enum MapOp {
     SetSteer(ListenKey, SteerValue),
     /// Stop steering it.
     RemoveSteer(ListenKey),
+    /// Say which ranges of ports an address has; none removes the entry.
+    SetRanges(RangesOf, Ranges),
     /// Write the settings.
     SetSettings(Settings),
 }
@@ -69,6 +76,8 @@ pub struct State {
     pub suspended: BTreeSet<u32>,
     /// By listener.
     pub steer: BTreeMap<ListenKey, SteerValue>,
+    /// The index of the ranges among both; without empty ones.
+    pub ranges: BTreeMap<RangesOf, Ranges>,
     /// In force.
     pub settings: Settings,
     /// Chunks in the ring array.
@@ -105,6 +114,7 @@ impl State {
             backends: BTreeMap::new(),
             suspended: BTreeSet::new(),
             steer: BTreeMap::new(),
+            ranges: BTreeMap::new(),
             settings,
             chunks,
             max_services,
@@ -148,6 +158,12 @@ impl State {
             }
             MapOp::RemoveSteer(key) => {
                 self.steer.remove(key);
+            }
+            MapOp::SetRanges(of, ranges) if ranges.is_empty() => {
+                self.ranges.remove(of);
+            }
+            MapOp::SetRanges(of, ranges) => {
+                self.ranges.insert(*of, ranges.clone());
             }
             MapOp::SetSettings(settings) => self.settings = *settings,
         }
@@ -255,6 +271,18 @@ pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
             plan.ops.push(MapOp::SetSteer(*key, *value));
         }
     }
+    let wanted_ranges = ranges::index(kept.iter(), wanted.steer.keys());
+    for (of, ranges) in &wanted_ranges {
+        if state.ranges.get(of) != Some(ranges) {
+            plan.ops.push(MapOp::SetRanges(*of, ranges.clone()));
+        }
+    }
+    let stale_ranges = state.ranges.keys();
+    plan.ops.extend(
+        stale_ranges
+            .filter(|of| !wanted_ranges.contains_key(of))
+            .map(|of| MapOp::SetRanges(*of, Ranges::new())),
+    );
     if !crowded {
         plan.ops
             .extend(stale_services.into_iter().map(MapOp::RemoveService));
@@ -276,6 +304,7 @@ pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
     }
     let settings = Settings {
         config_generation: wanted.generation,
+        port_ranges: u32::from(!wanted_ranges.is_empty()),
         ..state.settings
     };
     if settings != state.settings {

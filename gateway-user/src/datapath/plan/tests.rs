@@ -19,6 +19,7 @@ use super::{MapOp, State, plan};
 use crate::{
     datapath::{
         Destination,
+        ranges::RangeTable,
         serves::NotInKernel,
         tables::{Entry, Tables},
     },
@@ -32,6 +33,7 @@ const SETTINGS: Settings = Settings {
     snat_port_min: 61_000,
     snat_port_max: 65_535,
     config_generation: 0,
+    port_ranges: 0,
     _pad: 0,
 };
 
@@ -304,5 +306,74 @@ fn every_step_of_a_broken_off_plan_forwards_correctly() {
             assert_eq!(kernel.state.backends, tables.backends);
             assert_eq!(kernel.state.steer, tables.steer);
         }
+    }
+}
+
+/// A range is looked up by the index first: its entry is there before, and
+/// gone only after.
+#[test]
+fn the_index_of_ranges_never_leads_nowhere() {
+    let range = |first, last_port| Destination {
+        last_port,
+        ..destination(first)
+    };
+    let of = |ranges: &[Destination]| {
+        let mut tables = wanted(1, &[(80, &[1])], &[(1, 1)]);
+        let entry = tables.services[&destination(80)].clone();
+        for destination in ranges {
+            tables.services.insert(*destination, entry.clone());
+            let key = ListenKey {
+                last_port: destination.last_port,
+                ..ListenKey::tcp(ListenAddress::Any, destination.address.port())
+            };
+            let value = SteerValue {
+                socket_base: 0,
+                socket_count: 2,
+            };
+            tables.steer.insert(key, value);
+        }
+        tables
+    };
+    let mut kernel = Kernel::new(8);
+    for ranges in [
+        &[range(100, 200)][..],
+        &[range(100, 150), range(160, 200)],
+        &[range(100, 200), range(300, 301)],
+        &[],
+    ] {
+        let plan = plan(&mut kernel.state, &of(ranges));
+        for op in &plan.ops {
+            kernel.run(op);
+            for (of, ranges) in &kernel.state.ranges {
+                for (first, last) in ranges {
+                    let found = match of.table {
+                        RangeTable::Services => {
+                            kernel.state.services.contains_key(&range(*first, *last))
+                        }
+                        RangeTable::Steered => kernel.state.steer.contains_key(&ListenKey {
+                            last_port: *last,
+                            ..ListenKey::tcp(of.address, *first)
+                        }),
+                    };
+                    assert!(found, "{op:?}: {of} {first}-{last}");
+                }
+            }
+        }
+        assert_eq!(
+            kernel.state.ranges.len(),
+            if ranges.is_empty() { 0 } else { 2 }
+        );
+        assert!(
+            kernel
+                .state
+                .ranges
+                .values()
+                .all(|all| all.len() == ranges.len())
+        );
+        assert_eq!(
+            kernel.state.settings.port_ranges,
+            u32::from(!ranges.is_empty())
+        );
+        assert_eq!(kernel.state.services.len(), 1 + ranges.len());
     }
 }

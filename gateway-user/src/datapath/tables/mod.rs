@@ -11,13 +11,15 @@ use std::{
 use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_DNAT, FORWARD_SNAT, NO_BACKEND},
+    limits::MAX_PORT_RANGE_KEYS,
+    port_range::MAX_PORT_RANGES,
     service::{HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS},
     steer::SteerValue,
 };
 
 use crate::{
     datapath::{
-        Destination,
+        Destination, ranges,
         report::Proxied,
         serves::{NotInKernel, kernel_serves},
     },
@@ -132,31 +134,16 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
         .map(|key| (*key, steer))
         .collect();
 
-    let exact: BTreeSet<ListenKey> = desired.listeners.iter().copied().collect();
+    let listeners: BTreeSet<ListenKey> = desired.listeners.iter().copied().collect();
     let mut used: BTreeSet<u32> = BTreeSet::new();
-    for (key, service) in &desired.services {
-        let at = |ip: IpAddr| Destination {
-            address: SocketAddr::new(ip.to_canonical(), key.port),
-            transport: key.transport,
-        };
-        let destinations: Vec<Destination> = match key.address {
-            ListenAddress::Ip(ip) => vec![at(ip)],
-            // An address that has a listener of its own on this port keeps it.
-            ListenAddress::Any => around
-                .addresses
-                .iter()
-                .filter(|ip| {
-                    !exact.contains(&ListenKey {
-                        address: ListenAddress::Ip(**ip),
-                        ..*key
-                    })
-                })
-                .map(|ip| at(*ip))
-                .collect(),
-        };
-        for destination in destinations {
+    // What ranges leave out are the single ports that are not forwarded.
+    let services = desired.services.iter();
+    let (of_ranges, of_ports): (Vec<_>, Vec<_>) = services.partition(|(key, _)| key.is_range());
+    for (key, service) in of_ports.into_iter().chain(of_ranges) {
+        for destination in destinations(key, &listeners, &tables, around) {
             let verdict = kernel_serves(destination.ip(), service, &desired.backends)
-                .and_then(|()| fits(&tables, service, desired, around));
+                .and_then(|()| fits(&tables, service, desired, around))
+                .and_then(|()| range_fits(&tables, &destination));
             if let Err(reason) = verdict {
                 tables.proxied.push(Proxied {
                     destination,
@@ -186,6 +173,55 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
         .filter_map(|id| Some((id, backend(desired.backends.get(&id)?, around))))
         .collect();
     tables
+}
+
+/// Where the kernel is to forward what `key` listens for.
+fn destinations(
+    key: &ListenKey,
+    listeners: &BTreeSet<ListenKey>,
+    tables: &Tables,
+    around: &Surroundings,
+) -> Vec<Destination> {
+    let at = |ip: IpAddr| {
+        if key.is_range() {
+            return ranges::at(ip, key, listeners, |one| tables.services.contains_key(one));
+        }
+        vec![Destination {
+            address: SocketAddr::new(ip.to_canonical(), key.port),
+            last_port: key.port,
+            transport: key.transport,
+        }]
+    };
+    match key.address {
+        ListenAddress::Ip(ip) => at(ip),
+        // An address that has a listener of its own on this port keeps it.
+        ListenAddress::Any => around
+            .addresses
+            .iter()
+            .filter(|ip| {
+                !listeners.contains(&ListenKey {
+                    address: ListenAddress::Ip(**ip),
+                    ..*key
+                })
+            })
+            .flat_map(|ip| at(*ip))
+            .collect(),
+    }
+}
+
+/// Whether the index of ranges has room for another one.
+fn range_fits(tables: &Tables, destination: &Destination) -> Result<(), NotInKernel> {
+    if !destination.is_range() {
+        return Ok(());
+    }
+    let with_it = tables.services.keys().chain([destination]);
+    let index = ranges::index(with_it, tables.steer.keys());
+    if index.len() > MAX_PORT_RANGE_KEYS as usize
+        || index.values().any(|ranges| ranges.len() > MAX_PORT_RANGES)
+    {
+        return Err(NotInKernel::RangesFull);
+    }
+    Ok(())
 }
 
 /// What only this node knows: sizes and routes.

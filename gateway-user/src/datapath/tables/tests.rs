@@ -254,3 +254,81 @@ fn a_backend_that_is_down_stays_in_the_table_while_its_service_does() {
     let entry = tables.services.values().next().expect("a service");
     assert_eq!(*entry.ring, [1]);
 }
+
+fn range(address: &str, port: u16, last_port: u16) -> ListenKey {
+    ListenKey {
+        last_port,
+        ..key(address, port)
+    }
+}
+
+#[test]
+fn a_range_is_one_entry_at_each_address() {
+    let auto = ForwardingMode::Auto;
+    let desired = desired(&[(range("*", 30_000, 39_999), "10.0.0.1:0", auto)]);
+    let around = around(&["10.97.0.1", "10.97.0.2"], &[("10.0.0.1", out(true))]);
+    let tables = tables(&desired, &around);
+    let destinations: Vec<String> = tables.services.keys().map(ToString::to_string).collect();
+    assert_eq!(
+        destinations,
+        ["10.97.0.1:30000-39999", "10.97.0.2:30000-39999"]
+    );
+    assert_eq!((tables.steer.len(), tables.backends.len()), (1, 1));
+    assert_eq!(tables.backends[&1].port_be, 0);
+}
+
+/// A packet to a port that the kernel does not forward must not be taken for
+/// one to the range around it.
+#[test]
+fn a_range_leaves_out_what_the_agent_serves_within_it() {
+    let auto = ForwardingMode::Auto;
+    let mut desired = desired(&[
+        (range("*", 100, 200), "10.0.0.1:0", auto),
+        // Forwarded: found before the range, no need to cut.
+        (key("*", 150), "10.0.0.1:150", auto),
+        // Proxied: its backend is this node.
+        (key("*", 160), "10.0.0.254:160", auto),
+    ]);
+    // Served by the agent, at any address and at one.
+    desired.listeners.push(key("*", 110));
+    desired.listeners.push(key("10.97.0.1", 120));
+    desired.listeners.push(range("10.97.0.2", 190, 210));
+    let around = around(
+        &["10.97.0.1", "10.97.0.2"],
+        &[("10.0.0.1", out(true)), ("10.0.0.254", Reach::Local)],
+    );
+    let tables = tables(&desired, &around);
+    let destinations: Vec<String> = tables.services.keys().map(ToString::to_string).collect();
+    assert_eq!(
+        destinations,
+        [
+            "10.97.0.1:100-109",
+            "10.97.0.1:111-119",
+            "10.97.0.1:121-159",
+            "10.97.0.1:150",
+            "10.97.0.1:161-200",
+            "10.97.0.2:100-109",
+            "10.97.0.2:111-159",
+            "10.97.0.2:150",
+            "10.97.0.2:161-189",
+        ]
+    );
+}
+
+#[test]
+fn ranges_that_find_no_room_are_left_to_the_agent() {
+    let auto = ForwardingMode::Auto;
+    let mut desired = desired(&[(range("*", 1_000, 2_000), "10.0.0.1:0", auto)]);
+    // 34 pieces, of which 32 fit.
+    desired
+        .listeners
+        .extend((0..33).map(|i| key("*", 1_010 + 10 * i)));
+    let around = around(&["10.97.0.1"], &[("10.0.0.1", out(true))]);
+    let tables = tables(&desired, &around);
+    assert_eq!(tables.services.len(), 32);
+    let reasons = reasons(&tables);
+    assert_eq!(
+        reasons.values().collect::<Vec<_>>(),
+        [&NotInKernel::RangesFull; 2]
+    );
+}

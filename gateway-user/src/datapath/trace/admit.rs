@@ -49,7 +49,10 @@ pub fn translation(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError
     let mut reply = FlowKey {
         src: backend.addr,
         dst: original.src,
-        src_port_be: backend.port_be,
+        src_port_be: match backend.port_be {
+            0 => original.dst_port_be,
+            port_be => port_be,
+        },
         dst_port_be: original.src_port_be,
         ..original
     };

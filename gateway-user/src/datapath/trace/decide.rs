@@ -134,7 +134,12 @@ pub fn backend(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
         );
         return refused(walk, DropReason::BadMapEntry, text);
     };
-    let address = socket_addr(backend.addr, backend.port_be);
+    // Port 0 keeps the client's.
+    let port_be = match backend.port_be {
+        0 => walk.key.dst_port_be,
+        port_be => port_be,
+    };
+    let address = socket_addr(backend.addr, port_be);
     let forwarding = match backend.forwarding {
         FORWARD_DNAT => "dnat",
         FORWARD_SNAT => "snat",

@@ -13,8 +13,10 @@ use gateway_common::{
     flow::{FlowKey, FlowRef, FlowSlot, SLOT_FREE},
     maglev::chunk_of,
     names::{
-        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_RINGS, MAP_SERVICES, MAP_SETTINGS, MAP_STEER,
+        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICES,
+        MAP_SETTINGS, MAP_STEER,
     },
+    port_range::{PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES, RANGES_OF_STEERED},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     steer::{SteerKey, SteerValue},
@@ -25,6 +27,7 @@ use crate::datapath::{DatapathError, bpffs::Pins, error::Cause, layout, slots::F
 /// What the programs look at.
 pub struct Pinned {
     services: HashMap<MapData, ServiceKey, ServiceValue>,
+    port_ranges: HashMap<MapData, PortRangesKey, PortRanges>,
     rings: Array<MapData, RingChunk>,
     backends: Array<MapData, Backend>,
     flows: HashMap<MapData, FlowKey, FlowRef>,
@@ -48,6 +51,7 @@ impl Pinned {
         let described = slots.info().map_err(failed(MAP_FLOW_SLOTS, "all"))?;
         Ok(Self {
             services: hash(&maps, MAP_SERVICES)?,
+            port_ranges: hash(&maps, MAP_PORT_RANGES)?,
             rings: array(&maps, MAP_RINGS)?,
             backends: array(&maps, MAP_BACKENDS)?,
             flows: hash(&maps, MAP_FLOWS)?,
@@ -68,18 +72,50 @@ impl Pinned {
         settings.map_err(failed(MAP_SETTINGS, "0"))
     }
 
-    /// The service of a key.
+    /// The service of a key: that of its port, else that of the range its port is
+    /// in.
     ///
     /// # Errors
-    /// When the map cannot be read.
+    /// When a map cannot be read.
     pub fn service(&self, key: &FlowKey) -> Result<Option<ServiceValue>, DatapathError> {
-        let key = ServiceKey {
-            addr: key.dst,
-            port_be: key.dst_port_be,
-            proto: key.proto,
-            _pad: 0,
+        let of = |first: u16, last: u16| {
+            let key = ServiceKey {
+                addr: key.dst,
+                port_be: first.to_be(),
+                last_port_be: last.to_be(),
+                proto: key.proto,
+                _pad: [0; 3],
+            };
+            look_up(&self.services, MAP_SERVICES, &key)
         };
-        look_up(&self.services, MAP_SERVICES, &key)
+        let port = u16::from_be(key.dst_port_be);
+        if let Some(found) = of(port, port)? {
+            return Ok(Some(found));
+        }
+        match self.range(key, key.dst, RANGES_OF_SERVICES)? {
+            Some(range) => of(range.first as u16, range.last as u16),
+            None => Ok(None),
+        }
+    }
+
+    /// The range that the port of a key is in, of those that `addr` has.
+    fn range(
+        &self,
+        key: &FlowKey,
+        addr: Addr16,
+        table: u8,
+    ) -> Result<Option<PortRange>, DatapathError> {
+        if self.settings()?.port_ranges == 0 {
+            return Ok(None);
+        }
+        let of = PortRangesKey {
+            addr,
+            proto: key.proto,
+            table,
+            _pad: [0; 2],
+        };
+        let ranges = look_up(&self.port_ranges, MAP_PORT_RANGES, &of)?;
+        Ok(ranges.and_then(|ranges| ranges.find(u16::from_be(key.dst_port_be))))
     }
 
     /// The backend's id at a slot of a ring that starts at `chunk`; none beyond
@@ -123,26 +159,36 @@ impl Pinned {
         (used as u32, all)
     }
 
-    /// The sockets that a destination is steered to: those of the exact address,
-    /// else those of any.
+    /// The sockets that a destination is steered to: those of its port, else
+    /// those of a range; of the exact address, else of any.
     ///
     /// # Errors
-    /// When the map cannot be read.
+    /// When a map cannot be read.
     pub fn steer(&self, key: &FlowKey) -> Result<Option<SteerValue>, DatapathError> {
-        let exact = SteerKey {
-            addr: key.dst,
-            port_be: key.dst_port_be,
-            proto: key.proto,
-            _pad: 0,
+        let of = |addr, first: u16, last: u16| {
+            let key = SteerKey {
+                addr,
+                port_be: first.to_be(),
+                last_port_be: last.to_be(),
+                proto: key.proto,
+                _pad: [0; 3],
+            };
+            look_up(&self.steer, MAP_STEER, &key)
         };
-        let any = SteerKey {
-            addr: Addr16::ANY,
-            ..exact
-        };
-        Ok(match look_up(&self.steer, MAP_STEER, &exact)? {
-            Some(found) => Some(found),
-            None => look_up(&self.steer, MAP_STEER, &any)?,
-        })
+        let port = u16::from_be(key.dst_port_be);
+        for addr in [key.dst, Addr16::ANY] {
+            if let Some(found) = of(addr, port, port)? {
+                return Ok(Some(found));
+            }
+        }
+        for addr in [key.dst, Addr16::ANY] {
+            if let Some(range) = self.range(key, addr, RANGES_OF_STEERED)?
+                && let Some(found) = of(addr, range.first as u16, range.last as u16)?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -178,6 +178,7 @@ fn action(destinations: Vec<(Arc<Cluster>, u32)>) -> Arc<TcpAction> {
         destinations,
         idle_timeout: None,
         hash_policy: HashPolicy::FiveTuple,
+        kept_port: None,
     })
 }
 

@@ -164,6 +164,7 @@ async fn one_client_keeps_to_one_backend_when_asked() {
     let endpoints = [echo("one").await, echo("two").await, echo("six").await];
     let gateway = Gateway::start(ListenerTable::Forward(Arc::new(TcpAction {
         hash_policy: HashPolicy::SourceAddress,
+        kept_port: None,
         ..TcpAction::clone_of(&to(&endpoints))
     })));
     let mut names = std::collections::HashSet::new();
@@ -192,6 +193,7 @@ impl TcpAction {
             destinations: other.destinations.clone(),
             idle_timeout: other.idle_timeout,
             hash_policy: other.hash_policy,
+            kept_port: other.kept_port,
         }
     }
 }

@@ -14,10 +14,13 @@ use crate::{
         istio::{Gateway, gateway::Server as ServerShape},
     },
     translate::{
-        Context,
+        Context, Findings,
         endpoints::{includes, port_number},
         hosts::ServerHost,
-        istio::server_tls::{only_redirect, tls_action},
+        istio::{
+            port_ranges::{PORT_RANGES, PortRanges, Taken},
+            server_tls::{only_redirect, tls_action},
+        },
         list,
     },
 };
@@ -25,7 +28,10 @@ use crate::{
 /// The servers of one address and port, in order of precedence.
 pub struct Bind<'a> {
     pub address: ListenAddress,
+    /// The first one of a range.
     pub port: u16,
+    /// The last one of a range, else the same again.
+    pub last_port: u16,
     pub family: Family,
     pub servers: Vec<Server<'a>>,
 }
@@ -87,6 +93,25 @@ impl Server<'_> {
             ServerAction::Tcp => Family::Tcp,
             ServerAction::Udp => Family::Udp,
             _ => Family::Tls,
+        }
+    }
+
+    /// Its first and last port. HTTP has pools by endpoint, and so no ranges.
+    fn ports(&self, port: u16, ranges: &PortRanges, findings: &mut Findings) -> (u16, u16) {
+        match (ranges.last(port), &self.action) {
+            (None, _) => (port, port),
+            (Some(_), ServerAction::Http { .. } | ServerAction::TerminateHttp(_)) => {
+                findings.error(
+                    self.gateway.meta.annotation(PORT_RANGES),
+                    Reason::InvalidValue,
+                    format!(
+                        "{PORT_RANGES}: ranges are for servers of TCP, UDP and TLS; the one of HTTP at {} serves port {port} alone",
+                        self.place.origin()
+                    ),
+                );
+                (port, port)
+            }
+            (Some(last), _) => (port, last),
         }
     }
 
@@ -158,6 +183,7 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
                 format!("Gateway {} has no servers", gateway.meta.id),
             );
         }
+        let ranges = PortRanges::read(gateway, &mut context.findings);
         let mut names = BTreeSet::new();
         for (index, shape) in gateway.spec.servers.iter().enumerate() {
             let place = place.key("servers").index(index);
@@ -173,7 +199,8 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
             let Some((address, port, server)) = server(context, gateway, shape, place) else {
                 continue;
             };
-            merge(context, &mut binds, address, port, server);
+            let ports = server.ports(port, &ranges, &mut context.findings);
+            merge(context, &mut binds, address, ports, server);
         }
     }
     binds.all
@@ -185,6 +212,7 @@ struct Binds<'a> {
     all: Vec<Bind<'a>>,
     /// Positions in `all`.
     places: HashMap<(ListenAddress, u16, Transport), usize>,
+    ranges: Taken,
 }
 
 /// Adds a server to those of its address and port, or says why it cannot be:
@@ -193,17 +221,30 @@ fn merge<'a>(
     context: &mut Context<'a>,
     binds: &mut Binds<'a>,
     address: ListenAddress,
-    port: u16,
+    (port, last_port): (u16, u16),
     server: Server<'a>,
 ) {
     let family = server.family();
+    let of = (address, server.transport());
+    if let Some(why) = binds.ranges.refusal(of, (port, last_port)) {
+        let message = format!(
+            "{why}; this server of Gateway {} is not served",
+            server.gateway.meta.id
+        );
+        context
+            .findings
+            .error(server.place, Reason::Conflict, message);
+        return;
+    }
     let bind = match binds.places.entry((address, port, server.transport())) {
         Entry::Occupied(place) => &mut binds.all[*place.get()],
         Entry::Vacant(free) => {
             free.insert(binds.all.len());
+            binds.ranges.take(of, (port, last_port));
             binds.all.push(Bind {
                 address,
                 port,
+                last_port,
                 family,
                 servers: vec![server],
             });
@@ -211,6 +252,18 @@ fn merge<'a>(
         }
     };
     let first = bind.servers[0].label();
+    if bind.last_port != last_port {
+        context.findings.error(
+            server.place,
+            Reason::Conflict,
+            format!(
+                "port {port} belongs to the {first} {}; this server of Gateway {} is not served: give both Gateways the same {PORT_RANGES}",
+                if bind.last_port == port { "alone" } else { "with a range" },
+                server.gateway.meta.id
+            ),
+        );
+        return;
+    }
     if bind.family != family || matches!(family, Family::Tcp | Family::Udp) {
         let protocol = |family| match family {
             Family::Http => "HTTP",

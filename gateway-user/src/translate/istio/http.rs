@@ -32,6 +32,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Listener {
     Listener {
         address: bind.address,
         port: bind.port,
+        last_port: bind.last_port,
         kind: ListenerKind::PlainHttp(hosts),
         origin: bind.servers[0].place.origin(),
     }

@@ -16,6 +16,7 @@ mod gateway;
 mod http;
 mod http_action;
 mod http_match;
+mod port_ranges;
 mod server_tls;
 mod tcp;
 mod tls;
@@ -23,6 +24,7 @@ mod tls;
 pub use attach::Candidates;
 pub use destination::FORWARDING;
 pub use destination_rule::Policies;
+pub use port_ranges::PORT_RANGES;
 
 /// Every listener of every Gateway that this agent serves.
 pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {

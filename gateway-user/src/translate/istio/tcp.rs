@@ -25,6 +25,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
     Some(Listener {
         address: bind.address,
         port: bind.port,
+        last_port: bind.last_port,
         kind: match server.transport() {
             Transport::Tcp => ListenerKind::Forward(route),
             Transport::Udp => ListenerKind::ForwardUdp(route),

@@ -58,6 +58,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
     Some(Listener {
         address: bind.address,
         port: bind.port,
+        last_port: bind.last_port,
         kind: ListenerKind::Tls(chains.all),
         origin: bind.servers[0].place.origin(),
     })

@@ -206,6 +206,7 @@ fn snapshot(services: &[Forwarded<'_>]) -> Snapshot {
             let key = ListenKey {
                 address: ListenAddress::Ip(wanted.key.ip()),
                 port: wanted.key.address.port(),
+                last_port: wanted.key.last_port,
                 transport,
             };
             snapshot.services.insert(key, Arc::new(service));
@@ -225,10 +226,7 @@ pub fn address(text: &str) -> SocketAddr {
 }
 
 pub fn udp(to: &str) -> Destination {
-    Destination {
-        address: address(to),
-        transport: Transport::Udp,
-    }
+    Destination::new(address(to), Transport::Udp)
 }
 
 /// Whether a step says something with `text`.

@@ -46,10 +46,10 @@ fn backends_of_generated_tuples(attach: AttachMode) {
         let mut taken = BTreeSet::new();
         for number in 0..TUPLES {
             let port = dice.u16(1_024..60_000);
-            let to = Destination {
-                address: address(vip),
-                transport: [Transport::Tcp, Transport::Udp][dice.usize(..2)],
-            };
+            let to = Destination::new(
+                address(vip),
+                [Transport::Tcp, Transport::Udp][dice.usize(..2)],
+            );
             let ip = if to.address.is_ipv4() {
                 IpAddr::from([10, 1, 64 + dice.u8(..64), dice.u8(..)])
             } else {
@@ -72,17 +72,11 @@ fn backends_of_generated_tuples(attach: AttachMode) {
     scene.apply(&[forwarded("10.97.0.1:80", &v4[..1], dnat)]);
     let flows: Vec<FlowReport> = scene.datapath.flows().collect();
     for flow in flows.iter().filter(|flow| flow.protocol == "udp") {
-        let to = Destination {
-            address: flow.destination,
-            transport: Transport::Udp,
-        };
+        let to = Destination::new(flow.destination, Transport::Udp);
         let said = scene.trace(flow.client, to);
         assert!(says(&said, "flow", "goes on to"), "{said:?}");
         assert_eq!(said.backend, Some(flow.backend), "{said:?}");
-        let answer = Destination {
-            address: flow.source,
-            transport: Transport::Udp,
-        };
+        let answer = Destination::new(flow.source, Transport::Udp);
         let said = scene.trace(flow.backend, answer);
         let back = format!("an answer, back to {}", flow.client);
         assert!(says(&said, "flow", &back), "{said:?}");
@@ -303,4 +297,19 @@ fn steered_ports_need_the_agent_and_interfaces_a_program() {
         "{error}"
     );
     drop(lab);
+}
+
+#[test]
+fn a_port_of_a_range_is_found_by_it() {
+    let Some(mut scene) = Scene::new(AttachMode::Tc) else {
+        return;
+    };
+    let mut range = forwarded("10.97.0.1:30000", &["10.2.0.2:0"], ForwardingMode::Dnat);
+    range.key.last_port = 39_999;
+    scene.apply(&[range]);
+    let from = address("10.1.0.2:40000");
+    let within = scene.trace(from, address("10.97.0.1:34567").into());
+    assert!(says(&within, "backend", "10.2.0.2:34567"), "{within:?}");
+    let beyond = scene.trace(from, address("10.97.0.1:40000").into());
+    assert!(says(&beyond, "service", "not forwarded"), "{beyond:?}");
 }
