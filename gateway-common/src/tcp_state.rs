@@ -26,6 +26,13 @@ pub const TCP_CLOSING: u32 = 4;
 /// A side sent RST.
 pub const TCP_RESET: u32 = 5;
 
+/// Whether a segment with `flags` opens a connection: a SYN that is no answer,
+/// and no reset, which opens nothing (RFC 9293 section 3.10.7.2).
+#[inline(always)]
+pub const fn opens(flags: u32) -> bool {
+    flags & (FLAG_SYN | FLAG_ACK | FLAG_RST) == FLAG_SYN
+}
+
 /// The state after a packet with `flags` in direction `direction`
 /// ([`crate::flow::DIR_TO_BACKEND`] or [`crate::flow::DIR_TO_CLIENT`]);
 /// `other_flags` are those seen so far in the other direction. The programs take
@@ -158,6 +165,15 @@ mod tests {
                 "state {state}, direction {direction}, flags {flags:#x}, other {other:#x}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_plain_syn_opens() {
+        for flags in 0..=0xff {
+            let plain = flags & (FLAG_SYN | FLAG_ACK | FLAG_RST) == FLAG_SYN;
+            assert_eq!(opens(flags), plain, "{flags:#x}");
+        }
+        assert!(opens(FLAG_SYN | 0xc0) && !opens(FLAG_SYN | FLAG_RST) && !opens(SYN_ACK));
     }
 
     #[test]

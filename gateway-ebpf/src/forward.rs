@@ -32,11 +32,11 @@ pub fn packet<C: Context>(ctx: &C) -> C::Action {
             // It is not there.
             return Err(PASS);
         }
-        if let Some(flow) = flow::find(packet)
-            && !flow.ended_before(packet)
-        {
+        if let Some(flow) = flow::find(packet) {
             forwardable(packet)?;
-            return send(ctx, packet, flow);
+            if !flow.ended_before(packet) {
+                return send(ctx, packet, flow);
+            }
         }
         service::find(&packet.key).ok_or(PASS)?;
         ctx.continue_with(CALL_NEW_FLOW);
@@ -105,8 +105,7 @@ fn admit(packet: &Packet) -> Result<Flow, Verdict> {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
     forwardable(packet)?;
-    let handshake = packet.tcp_flags & (tcp_state::FLAG_SYN | tcp_state::FLAG_ACK);
-    if packet.key.proto == PROTOCOL_TCP && handshake != tcp_state::FLAG_SYN {
+    if packet.key.proto == PROTOCOL_TCP && !tcp_state::opens(packet.tcp_flags) {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
     flow::create(packet, service).inspect_err(|_| service::count_refused(service))

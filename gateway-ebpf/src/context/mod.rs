@@ -4,6 +4,8 @@
 mod tc;
 mod xdp;
 
+use core::{arch::asm, ffi::c_void};
+
 use gateway_common::{checksum::diff16, next_hop::NextHop};
 
 use crate::verdict::Verdict;
@@ -78,7 +80,7 @@ pub trait Context {
     }
 
     /// The frame's own pointer, for helpers.
-    fn as_ptr(&self) -> *mut core::ffi::c_void;
+    fn as_ptr(&self) -> *mut c_void;
 
     /// Goes on in the called program `index`, a `CALL_*` of
     /// [`gateway_common::names`]; comes back when it is not there.
@@ -89,4 +91,27 @@ pub trait Context {
 
     /// The kernel's action for a verdict.
     fn action(&self, verdict: Verdict) -> Self::Action;
+}
+
+/// Reads the pointer at `OFFSET` of the context. It is declared as 32 bits and
+/// read as 64: left to itself, the compiler widens it where it likes, by a move
+/// after which the verifier does not know it for a pointer.
+///
+/// # Safety
+///
+/// `ctx` is the kernel's context, and `OFFSET` that of a pointer in it.
+#[inline(always)]
+unsafe fn pointer<const OFFSET: usize>(ctx: *const c_void) -> usize {
+    let value: usize;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        asm!(
+            "{value} = *(u32 *)({ctx} + {offset})",
+            value = out(reg) value,
+            ctx = in(reg) ctx,
+            offset = const OFFSET,
+            options(nostack, pure, readonly, preserves_flags),
+        );
+    }
+    value
 }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
 //! tc: GSO super-packets, partial checksums, next hops by neighbour entry.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
-        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_skb_pull_data},
     programs::TcContext,
 };
 use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
 
-use super::{Context, L4Checksum};
+use super::{Context, L4Checksum, pointer};
 use crate::{aligned::Aligned, maps::TC_CALLS, verdict::Verdict};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
@@ -25,12 +27,14 @@ impl Context for TcContext {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        TcContext::data(self)
+        // SAFETY: the kernel's context is valid while the program runs.
+        unsafe { pointer::<{ offset_of!(__sk_buff, data) }>(self.skb.skb.cast()) }
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        TcContext::data_end(self)
+        // SAFETY: as above.
+        unsafe { pointer::<{ offset_of!(__sk_buff, data_end) }>(self.skb.skb.cast()) }
     }
 
     #[inline(always)]

@@ -3,10 +3,15 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::{EbpfContext, bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{xdp_action, xdp_md},
+    helpers::bpf_redirect,
+    programs::XdpContext,
+};
 use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
 
-use super::{Context, L4Checksum};
+use super::{Context, L4Checksum, pointer};
 use crate::{
     maps::XDP_CALLS,
     packet::Ethernet,
@@ -21,17 +26,19 @@ impl Context for XdpContext {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        XdpContext::data(self)
+        // SAFETY: the kernel's context is valid while the program runs.
+        unsafe { pointer::<{ offset_of!(xdp_md, data) }>(self.ctx.cast()) }
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        XdpContext::data_end(self)
+        // SAFETY: as above.
+        unsafe { pointer::<{ offset_of!(xdp_md, data_end) }>(self.ctx.cast()) }
     }
 
     #[inline(always)]
     fn frame_len(&self) -> u32 {
-        (XdpContext::data_end(self) - XdpContext::data(self)) as u32
+        (self.data_end() - self.data()) as u32
     }
 
     #[inline(always)]

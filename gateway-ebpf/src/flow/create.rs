@@ -56,7 +56,7 @@ pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> 
     let settings = SETTINGS
         .get(0)
         .ok_or(Verdict::Drop(DropReason::BadMapEntry))?;
-    let (backend_id, backend) = select::backend(&packet.key, service, settings.hash_seed)?;
+    let (backend_id, backend) = select::backend(packet, service, settings.hash_seed)?;
     let claim = claim().ok_or(Verdict::Drop(DropReason::FlowTableFull))?;
 
     let inserted = insert_keys(packet, backend, settings, &claim);

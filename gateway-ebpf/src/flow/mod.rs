@@ -17,7 +17,7 @@ use gateway_common::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, SLOT_ACTIVE,
         SLOT_CLOSING, SLOT_DEAD,
     },
-    tcp_state::{self, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN},
+    tcp_state::{self, FLAG_FIN, FLAG_RST, FLAG_SYN},
     udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
 
@@ -113,7 +113,7 @@ impl Flow {
     /// collects it, its keys are overwritten by the new flow's.
     #[inline(always)]
     pub fn ended_before(&self, packet: &Packet) -> bool {
-        if packet.tcp_flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN
+        if !tcp_state::opens(packet.tcp_flags)
             || self.direction() != DIR_TO_BACKEND
             || load_state(self.slot) != SLOT_CLOSING
         {

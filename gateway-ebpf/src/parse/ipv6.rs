@@ -137,11 +137,10 @@ fn walk<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
     for position in 0..=MAX_EXTENSIONS {
         if transport::is_ours(next_header) {
             packet.key.proto = next_header;
-            // The verifier would check all that follows once for each number of
-            // headers; a zero that it does not know to be one merges these ways.
-            let zero = SETTINGS.get(0).ok_or(PASS)?._pad as usize;
-            packet.l4_offset = start + masked::<{ MAX_EXTENSION_BYTES as u32 }>(length ^ zero);
-            return Ok(());
+            return end(packet, start, length);
+        }
+        if position == MAX_EXTENSIONS {
+            break;
         }
         let header = ctx.header::<Extension>(start + length).ok_or(PASS)?;
         // SAFETY: `header` has compared its end with the end of the data.
@@ -164,10 +163,8 @@ fn walk<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
                     unsafe { load_u32::<{ offset_of!(Extension, id_be) }>(header) };
                 if detail & 0xfff8 != 0 {
                     packet.fragment = Fragment::Later;
-                    return Ok(());
-                }
-                // The one and only fragment is a whole packet (RFC 6946).
-                if detail & 1 != 0 {
+                } else if detail & 1 != 0 {
+                    // The one and only fragment is a whole packet (RFC 6946).
                     packet.fragment = Fragment::First;
                 }
                 8
@@ -178,9 +175,22 @@ fn walk<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
         if length > MAX_EXTENSION_BYTES {
             return Err(PASS);
         }
+        if packet.fragment == Fragment::Later {
+            return end(packet, start, length);
+        }
         next_header = following;
     }
     Err(PASS)
+}
+
+/// Notes where the extension headers end, `length` bytes behind `start`.
+#[inline(always)]
+fn end(packet: &mut Packet, start: usize, length: usize) -> Result<(), Verdict> {
+    // The verifier would check all that follows once for each number of headers;
+    // a zero that it does not know to be one merges these ways.
+    let zero = SETTINGS.get(0).ok_or(PASS)?._pad as usize;
+    packet.l4_offset = start + masked::<{ MAX_EXTENSION_BYTES as u32 }>(length ^ zero);
+    Ok(())
 }
 
 /// Whether an IPv4 address is written as this one. It never stands on a wire

@@ -49,6 +49,11 @@ pub fn quoted<C: Context>(ctx: &C, packet: &mut Packet, offset: usize) -> Result
     } else {
         ipv4::quoted(ctx, packet, offset)?;
     }
+    // What follows the packet in its frame is padding.
+    let end = ETHERNET_LEN + packet.ip_len as usize;
+    if packet.l4_offset + size_of::<Ports>() > end {
+        return Err(PASS);
+    }
     let ports = ctx.header::<Ports>(packet.l4_offset).ok_or(PASS)?;
     // SAFETY: `header` has compared its end with the end of the data.
     (packet.key.dst_port_be, packet.key.src_port_be) = unsafe {

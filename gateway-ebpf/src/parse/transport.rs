@@ -37,7 +37,7 @@ pub fn parse<C: Context>(
     available: u32,
 ) -> Result<(), Verdict> {
     if packet.fragment == Fragment::Later {
-        if packet.ip_len > available {
+        if packet.ip_len > available || ip_header_len > packet.ip_len {
             packet.defect = Some(DropReason::Malformed);
         }
         return fragment::recall(packet);

@@ -125,7 +125,7 @@ impl Pinned {
     /// When the map cannot be read.
     pub fn ring(&self, chunk: u32, slot: u32) -> Result<Option<u32>, DatapathError> {
         let (offset, position) = chunk_of(slot);
-        let chunk = element(&self.rings, MAP_RINGS, chunk.wrapping_add(offset))?;
+        let chunk = element(&self.rings, MAP_RINGS, chunk.saturating_add(offset))?;
         Ok(chunk.map(|chunk| chunk.backend_ids[position]))
     }
 
