@@ -159,8 +159,12 @@ impl Lab {
     /// As [`Self::run`], for a super-packet of segments with `segment_len` bytes
     /// of payload (tc only).
     pub fn run_segmented(&mut self, interface: &str, frame: &[u8], segment_len: u32) -> Outcome {
+        self.run_at(interface_index(interface), frame, segment_len)
+    }
+
+    /// As [`Self::run_segmented`], for the interface with an index.
+    pub fn run_at(&mut self, ifindex: u32, frame: &[u8], segment_len: u32) -> Outcome {
         let mut out = vec![0; 4096];
-        let ifindex = interface_index(interface);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);

@@ -34,6 +34,12 @@ pub const CAPACITIES: [(&str, u32); 9] = [
     (names::MAP_STEER, 64),
 ];
 
+/// Entries of a map of [`CAPACITIES`].
+pub fn capacity(name: &str) -> u32 {
+    let entry = CAPACITIES.iter().find(|(map, _)| *map == name);
+    entry.expect(name).1
+}
+
 /// Seed of the flow hash in every lab.
 pub const SEED: u32 = 0x5eed;
 /// The SNAT range of every lab.

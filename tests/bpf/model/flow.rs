@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The flow table: which flow a packet belongs to, how far its connection has
+//! come, and how a new one gets its slot, its two keys and its translation.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+};
+
+use gateway_common::{
+    addr::Addr16,
+    backend::{Backend, FORWARD_SNAT},
+    drop_reason::DropReason,
+    flow::{
+        KIND_DNAT, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING, SLOT_DEAD,
+        SLOT_FREE,
+    },
+    limits::SNAT_PORT_TRIES,
+    maglev,
+    service::ServiceValue,
+    settings::Settings,
+    tcp_state::{
+        FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT,
+        TCP_RESET, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    },
+    udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
+};
+
+use super::parse::{Transport, Tuple};
+
+/// Index of a direction in [`Slot::dir`].
+pub const TO_BACKEND: usize = 0;
+pub const TO_CLIENT: usize = 1;
+
+/// A slot of the table and the flow in it.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// `SLOT_*`.
+    pub state: u32,
+    pub generation: u32,
+    /// `KIND_*`.
+    pub kind: u32,
+    /// `TCP_*` or `UDP_*`.
+    pub progress: u32,
+    pub service_id: u32,
+    pub backend_id: u32,
+    pub config_generation: u32,
+    pub timeout_s: u32,
+    /// Nothing in a slot that no flow of ours was in.
+    pub dir: Vec<Direction>,
+}
+
+impl Slot {
+    /// One that no flow was in yet.
+    pub fn unused(state: u32, generation: u32) -> Self {
+        Self {
+            state,
+            generation,
+            kind: 0,
+            progress: 0,
+            service_id: 0,
+            backend_id: 0,
+            config_generation: 0,
+            timeout_s: 0,
+            dir: Vec::new(),
+        }
+    }
+}
+
+/// One direction of a flow.
+#[derive(Clone, Debug)]
+pub struct Direction {
+    /// Its packets as they come in,
+    pub key: Tuple,
+    /// and as they go out.
+    pub to: Tuple,
+    /// FIN, SYN and RST, if seen.
+    pub flags: u32,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// What a key in the map says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reference {
+    pub slot: u32,
+    pub generation: u32,
+    pub way: usize,
+}
+
+/// A live flow, and the direction of the packet at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    pub slot: u32,
+    pub way: usize,
+}
+
+/// The table.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    pub slots: HashMap<u32, Slot>,
+    pub keys: HashMap<Tuple, Reference>,
+    /// Indices of free slots, the next one first; the list may be wrong.
+    pub free: VecDeque<u32>,
+}
+
+impl Table {
+    /// The slot that a key points to, if it is still of that flow.
+    fn referenced(&self, tuple: &Tuple) -> Option<(&Reference, &Slot)> {
+        let reference = self.keys.get(tuple)?;
+        let slot = self.slots.get(&reference.slot)?;
+        (slot.generation == reference.generation).then_some((reference, slot))
+    }
+
+    /// The flow of a packet, if it still rewrites.
+    pub fn live(&self, tuple: &Tuple) -> Option<Found> {
+        let (reference, slot) = self.referenced(tuple)?;
+        [SLOT_ACTIVE, SLOT_CLOSING]
+            .contains(&slot.state)
+            .then_some(Found {
+                slot: reference.slot,
+                way: reference.way,
+            })
+    }
+
+    /// The flow in a slot.
+    pub fn slot(&self, found: Found) -> &Slot {
+        &self.slots[&found.slot]
+    }
+
+    /// Whether a packet opens a connection on the tuple of one that has ended,
+    /// which gives the old one up.
+    pub fn is_restart(&mut self, found: Found, transport: &Transport) -> bool {
+        let slot = self.slots.get_mut(&found.slot).unwrap();
+        let restarts = slot.state == SLOT_CLOSING
+            && found.way == TO_BACKEND
+            && transport.tuple.protocol == PROTOCOL_TCP
+            && transport.opens();
+        if restarts {
+            slot.state = SLOT_DEAD;
+        }
+        restarts
+    }
+
+    /// Counts a packet and follows the connection.
+    pub fn track(&mut self, found: Found, transport: &Transport, len: usize) -> &Slot {
+        let slot = self.slots.get_mut(&found.slot).unwrap();
+        let dir = &mut slot.dir[found.way];
+        dir.packets += 1;
+        dir.bytes += len as u64;
+        dir.flags |= transport.flags & (FLAG_FIN | FLAG_SYN | FLAG_RST);
+        let answered = slot.dir[found.way ^ 1].flags & FLAG_FIN != 0;
+        let reached = if transport.tuple.protocol == PROTOCOL_TCP {
+            tcp(slot.progress, transport.flags, found.way, answered)
+        } else if found.way == TO_CLIENT {
+            UDP_TWO_WAY
+        } else {
+            UDP_ONE_WAY
+        };
+        // A connection never goes back.
+        slot.progress = slot.progress.max(reached);
+        let ended = transport.tuple.protocol == PROTOCOL_TCP && slot.progress >= TCP_CLOSING;
+        if ended && slot.state == SLOT_ACTIVE {
+            slot.state = SLOT_CLOSING;
+        }
+        slot
+    }
+
+    /// Takes a slot off the free list; one entry that is wrong is skipped.
+    pub fn claim(&mut self) -> Option<u32> {
+        for _ in 0..2 {
+            let index = self.free.pop_front()?;
+            // Outside the array: the list is not to be trusted any further.
+            let slot = self.slots.get_mut(&index)?;
+            if slot.state == SLOT_FREE {
+                slot.state = SLOT_CLAIMED;
+                slot.generation = slot.generation.wrapping_add(1);
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Makes the flow of a first packet in a claimed slot, or gives that back.
+    pub fn create(
+        &mut self,
+        index: u32,
+        transport: &Transport,
+        service: &ServiceValue,
+        (backend_id, backend): (u32, &Backend),
+        settings: &Settings,
+    ) -> Result<Found, DropReason> {
+        let original = transport.tuple;
+        match self.translation(index, &original, backend, settings) {
+            Err(reason) => {
+                self.slots.get_mut(&index).unwrap().state = SLOT_FREE;
+                self.free.push_back(index);
+                Err(reason)
+            }
+            Ok((kind, reply)) => {
+                let direction = |key: Tuple, to: Tuple| Direction {
+                    key,
+                    to,
+                    flags: 0,
+                    packets: 0,
+                    bytes: 0,
+                };
+                let slot = self.slots.get_mut(&index).unwrap();
+                *slot = Slot {
+                    state: SLOT_ACTIVE,
+                    generation: slot.generation,
+                    kind,
+                    progress: if original.protocol == PROTOCOL_TCP {
+                        TCP_SYN_SENT
+                    } else {
+                        UDP_ONE_WAY
+                    },
+                    service_id: service.service_id,
+                    backend_id,
+                    config_generation: service.config_generation,
+                    timeout_s: service.established_timeout_s,
+                    dir: vec![
+                        direction(original, reply.reversed()),
+                        direction(reply, original.reversed()),
+                    ],
+                };
+                Ok(Found {
+                    slot: index,
+                    way: TO_BACKEND,
+                })
+            }
+        }
+    }
+
+    /// Inserts both keys of a flow, or none: what kind it is, and its reply.
+    fn translation(
+        &mut self,
+        index: u32,
+        original: &Tuple,
+        backend: &Backend,
+        settings: &Settings,
+    ) -> Result<(u32, Tuple), DropReason> {
+        let must_snat = backend.forwarding == FORWARD_SNAT;
+        let port = match u16::from_be(backend.port_be) {
+            // Whichever the client used.
+            0 => original.dst.port(),
+            port => port,
+        };
+        let dst = SocketAddr::new(backend.addr.into(), port);
+        let mut reply = Tuple {
+            protocol: original.protocol,
+            src: dst,
+            dst: original.src,
+        };
+        let mut kind = KIND_DNAT;
+        // A backend that calls itself would answer past this node, and a reply
+        // that looks like another flow's would be given to that one.
+        if must_snat || dst.ip() == original.src.ip() || self.is_taken(&reply) {
+            kind = KIND_SNAT;
+            if backend.snat_addr == Addr16::ANY {
+                return Err(if must_snat {
+                    DropReason::BadMapEntry
+                } else {
+                    DropReason::ReplyTupleTaken
+                });
+            }
+            let src = IpAddr::from(backend.snat_addr);
+            reply.dst = self
+                .ports(original, settings)
+                .map(|port| SocketAddr::new(src, port))
+                .find(|&dst| !self.is_taken(&Tuple { dst, ..reply }))
+                .ok_or(DropReason::SnatPortsExhausted)?;
+        }
+        // The two would be one key.
+        if self.is_taken(original) || *original == reply {
+            self.keys.remove(&reply);
+            return Err(DropReason::ReplyTupleTaken);
+        }
+        let generation = self.slots[&index].generation;
+        for (tuple, way) in [(reply, TO_CLIENT), (*original, TO_BACKEND)] {
+            let reference = Reference {
+                slot: index,
+                generation,
+                way,
+            };
+            self.keys.insert(tuple, reference);
+        }
+        Ok((kind, reply))
+    }
+
+    /// Source ports that are tried for a flow, in order.
+    fn ports(&self, original: &Tuple, settings: &Settings) -> impl Iterator<Item = u16> + use<> {
+        let first = settings.snat_port_min;
+        let range = settings.snat_port_max - first + 1;
+        let hash = maglev::hash(&original.key(), settings.hash_seed);
+        std::iter::successors(Some(hash), |&hash| Some(maglev::rehash(hash)))
+            .take(SNAT_PORT_TRIES as usize)
+            .map(move |hash| (first + maglev::scale(hash, range)) as u16)
+    }
+
+    /// Whether a flow has this key. Keys of dead flows and of former ones are
+    /// left behind, and may be taken over.
+    fn is_taken(&self, tuple: &Tuple) -> bool {
+        self.referenced(tuple)
+            .is_some_and(|(_, slot)| ![SLOT_DEAD, SLOT_FREE].contains(&slot.state))
+    }
+}
+
+/// How far a TCP connection has come with a segment, as seen in the middle
+/// (RFC 9293 section 3.3.2); `answered` says that the other side has sent its
+/// FIN before.
+fn tcp(progress: u32, flags: u32, way: usize, answered: bool) -> u32 {
+    let has = |flag: u32| flags & flag != 0;
+    if has(FLAG_RST) {
+        TCP_RESET
+    } else if has(FLAG_FIN) {
+        if answered { TCP_CLOSING } else { TCP_FIN_WAIT }
+    } else if progress == TCP_SYN_SENT && way == TO_CLIENT && has(FLAG_SYN) && has(FLAG_ACK) {
+        TCP_SYN_RECEIVED
+    } else if progress == TCP_SYN_RECEIVED && way == TO_BACKEND && has(FLAG_ACK) && !has(FLAG_SYN) {
+        TCP_ESTABLISHED
+    } else {
+        progress
+    }
+}
