@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Per-CPU counters.
 
+use crate::drop_reason::DROP_REASON_SLOTS;
+
 /// Packets and bytes; a value of the drop and verdict maps.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,25 @@ pub struct Count {
 }
 
 const _: () = assert!(size_of::<Count>() == 16);
+
+/// Packets dropped that came in by one interface, by
+/// [`crate::drop_reason::DropReason`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceDrops {
+    /// Packets, at the number of the reason.
+    pub packets: [u64; DROP_REASON_SLOTS as usize],
+}
+
+const _: () = assert!(size_of::<InterfaceDrops>() == 512);
+
+impl Default for InterfaceDrops {
+    fn default() -> Self {
+        Self {
+            packets: [0; DROP_REASON_SLOTS as usize],
+        }
+    }
+}
 
 /// Statistics of a service or a backend.
 #[repr(C)]

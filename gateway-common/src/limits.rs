@@ -25,6 +25,9 @@ pub const MAX_STEERED: u32 = 16_384;
 pub const MAX_PORT_RANGE_KEYS: u32 = 1_024;
 /// Fragmented packets on their way at once; the oldest is forgotten first.
 pub const MAX_FRAGMENTS: u32 = 8_192;
+/// Interfaces whose drops are counted apart, 512 bytes a CPU each; those of
+/// further ones are counted by reason only.
+pub const MAX_INTERFACES: u32 = 4_096;
 /// Backends, id 0 included.
 pub const MAX_BACKENDS: u32 = 65_536;
 /// Chunks of all rings together.

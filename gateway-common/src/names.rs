@@ -4,7 +4,8 @@
 //! At most 15 bytes each: the kernel cuts longer ones.
 
 /// Layout of everything pinned; part of the pin path. Raise it whenever a type
-/// or a map in this contract changes.
+/// or a map in this contract changes, or what a program leaves for one that it
+/// calls: during an upgrade an old program may call a new one.
 pub const LAYOUT_VERSION: u32 = 3;
 
 /// Forwarding at XDP.
@@ -49,6 +50,8 @@ pub const MAP_SERVICE_STATS: &str = "SERVICE_STATS";
 pub const MAP_BACKEND_STATS: &str = "BACKEND_STATS";
 /// Per-CPU array: [`crate::counters::Count`] by drop reason.
 pub const MAP_DROPS: &str = "DROPS";
+/// Per-CPU hash: index of an interface to [`crate::counters::InterfaceDrops`].
+pub const MAP_INTERFACE_DROPS: &str = "INTERFACE_DROPS";
 /// Per-CPU array: [`crate::counters::Count`] by verdict.
 pub const MAP_VERDICTS: &str = "VERDICTS";
 /// Array of one: [`crate::settings::Settings`].

@@ -10,7 +10,7 @@ use aya::Pod;
 use crate::{
     addr::Addr16,
     backend::Backend,
-    counters::{Count, Stats},
+    counters::{Count, InterfaceDrops, Stats},
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
     next_hop::NextHop,
@@ -26,6 +26,8 @@ unsafe impl Pod for Addr16 {}
 unsafe impl Pod for Backend {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Count {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for InterfaceDrops {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Stats {}
 // SAFETY: see the module's documentation.

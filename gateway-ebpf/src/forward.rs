@@ -92,7 +92,11 @@ fn judge<C: Context>(
         Ok(()) => steps(&mut packet),
         Err(verdict) => Err(verdict),
     };
-    (verdict, verdict::count(verdict, frame_len))
+    let nth = verdict::count(verdict, frame_len);
+    if let Verdict::Drop(reason) = verdict {
+        verdict::count_at_interface(reason, ctx.ifindex());
+    }
+    (verdict, nth)
 }
 
 /// The flow that a first packet starts.

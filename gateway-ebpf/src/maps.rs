@@ -18,6 +18,7 @@
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
 //! | SERVICE_STATS, BACKEND_STATS | id → packets, bytes, flows | programs | agent | per CPU: no shared cache line on the hot path |
 //! | DROPS, VERDICTS | reason, verdict → packets, bytes | programs | agent | per CPU, as above |
+//! | INTERFACE_DROPS | interface → packets by reason | programs, agent adds and removes interfaces | agent | per CPU; a hash, as indices of interfaces are not dense; not preallocated, as most of it stays empty |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
 //! | STEER | local address, port → sockets | agent | sk_lookup | exact match |
 //! | XDP_CALLS, TC_CALLS | index → program to go on in | agent | programs | the map type of tail calls; one each, as programs of one type call each other only |
@@ -25,11 +26,11 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, SockMap},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue, SockMap},
 };
 use gateway_common::{
     backend::Backend,
-    counters::{Count, Stats, VERDICT_COUNTERS},
+    counters::{Count, InterfaceDrops, Stats, VERDICT_COUNTERS},
     drop_reason::DROP_REASON_SLOTS,
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
@@ -44,6 +45,8 @@ use gateway_common::{
 
 /// `BPF_F_MMAPABLE`: the agent maps the array into its memory.
 const MMAPABLE: u32 = 1 << 10;
+/// `BPF_F_NO_PREALLOC`: an entry has no memory before it is added.
+const NO_PREALLOC: u32 = 1;
 
 #[map]
 pub static FLOWS: HashMap<FlowKey, FlowRef> = HashMap::pinned(2 * limits::MAX_FLOWS, 0);
@@ -82,6 +85,10 @@ pub static BACKEND_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(limits::MAX_B
 
 #[map]
 pub static DROPS: PerCpuArray<Count> = PerCpuArray::pinned(DROP_REASON_SLOTS, 0);
+
+#[map]
+pub static INTERFACE_DROPS: PerCpuHashMap<u32, InterfaceDrops> =
+    PerCpuHashMap::pinned(limits::MAX_INTERFACES, NO_PREALLOC);
 
 #[map]
 pub static VERDICTS: PerCpuArray<Count> = PerCpuArray::pinned(VERDICT_COUNTERS, 0);

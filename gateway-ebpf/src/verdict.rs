@@ -4,10 +4,10 @@
 use aya_ebpf::maps::PerCpuArray;
 use gateway_common::{
     counters::{Count, VerdictCounter},
-    drop_reason::DropReason,
+    drop_reason::{DROP_REASON_SLOTS, DropReason},
 };
 
-use crate::maps::{DROPS, VERDICTS};
+use crate::maps::{DROPS, INTERFACE_DROPS, VERDICTS};
 
 /// The end of a packet's way.
 #[must_use]
@@ -32,6 +32,21 @@ pub fn count(verdict: Verdict, bytes: u32) -> u64 {
     };
     let _ = add(&VERDICTS, counter as u32, bytes);
     nth
+}
+
+/// Counts a drop under the interface that the packet came in by. Interfaces are
+/// added by the agent: adding one here would take of the stack.
+#[inline(always)]
+pub fn count_at_interface(reason: DropReason, ifindex: u32) {
+    let Some(drops) = INTERFACE_DROPS.get_ptr_mut(ifindex) else {
+        return;
+    };
+    // SAFETY: as in `add`; an entry that the agent removes now keeps its memory
+    // until this run is over. Reasons are fewer than the slots.
+    unsafe {
+        let packets: *mut u64 = (&raw mut (*drops).packets).cast();
+        *packets.add(reason as usize & (DROP_REASON_SLOTS as usize - 1)) += 1;
+    }
 }
 
 /// Adds a packet; the packets counted so far on this CPU.

@@ -10,7 +10,8 @@ use gateway_common::{
 };
 
 use crate::{
-    lab::{Lab, at_both_hooks},
+    drops,
+    lab::{Lab, PODS, WIRE, at_both_hooks},
     maps::key,
     packet::{ACK, BACKEND, CLIENT, FIN_ACK, RST, SYN, SYN_ACK, Segment, VIP, at, one_backend},
 };
@@ -139,12 +140,19 @@ fn a_flow_keeps_its_backend_when_the_ring_changes() {
 fn no_backend_is_a_counted_refusal() {
     at_both_hooks(|lab| {
         one_backend(lab);
+        drops::watch(lab, WIRE);
+        drops::watch(lab, PODS);
         let syn = Segment::from_client(at(CLIENT), at(VIP), SYN);
         lab.service(at(VIP), &[]);
         lab.expect_dropped(&syn);
         lab.service(at(VIP), &[0]);
         lab.expect_dropped(&syn);
         assert_eq!(lab.drops(DropReason::NoBackend), 2);
+        // By the interface they came in by, if it was added.
+        assert_eq!(drops::at(lab, WIRE, DropReason::NoBackend), Some(2));
+        assert_eq!(drops::at(lab, PODS, DropReason::NoBackend), Some(0));
+        assert_eq!(drops::at(lab, WIRE, DropReason::Malformed), Some(0));
+        assert_eq!(drops::at(lab, "lo", DropReason::NoBackend), None);
         // A backend that the agent found no way to.
         lab.service(at(VIP), &[40]);
         lab.expect_dropped(&syn);

@@ -6,6 +6,7 @@
 //! own, so the tests run side by side. What comes out is compared whole, with a
 //! packet built from scratch. They need root; without it they print SKIPPED.
 
+mod drops;
 mod flow;
 mod forward_v4;
 mod forward_v6;

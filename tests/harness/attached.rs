@@ -26,6 +26,43 @@ pub fn count(netns: &Netns, interface: &str) -> Result<Attached> {
     })
 }
 
+/// The programs at tcx ingress of an interface, in their order, and their links.
+///
+/// # Errors
+///
+/// As [`count`].
+pub fn tcx(netns: &Netns, interface: &str) -> Result<Vec<Tcx>> {
+    let name = std::ffi::CString::new(interface)?;
+    netns.run(|| {
+        // SAFETY: the name is terminated and lives across the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        let (mut programs, mut links) = ([0_u32; ROOM], [0_u32; ROOM]);
+        let mut attr = QueryAttr {
+            target: index,
+            attach_type: BPF_TCX_INGRESS,
+            prog_ids: programs.as_mut_ptr().expose_provenance() as u64,
+            link_ids: links.as_mut_ptr().expose_provenance() as u64,
+            prog_cnt: u32::try_from(ROOM)?,
+            ..QueryAttr::default()
+        };
+        ask(&mut attr).with_context(|| format!("ask for tcx programs of {interface}"))?;
+        let found = programs.into_iter().zip(links);
+        Ok(found
+            .take(usize::try_from(attr.prog_cnt)?)
+            .map(|(program, link)| Tcx { program, link })
+            .collect())
+    })
+}
+
+/// Ids of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcx {
+    /// Of a program.
+    pub program: u32,
+    /// Of the link that holds it.
+    pub link: u32,
+}
+
 /// Numbers of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -58,21 +95,30 @@ fn query(target: u32, attach_type: u32) -> Result<u32> {
         attach_type,
         ..QueryAttr::default()
     };
+    ask(&mut attr)?;
+    Ok(attr.prog_cnt)
+}
+
+fn ask(attr: &mut QueryAttr) -> Result<()> {
     // SAFETY: the attribute is initialised, as large as said, and exclusively
-    // ours; with no room for ids the kernel writes only the count.
+    // ours; its pointers are null, or to arrays of the caller with as many
+    // entries as it says.
     let status = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             BPF_PROG_QUERY,
-            &raw mut attr,
+            &raw mut *attr,
             size_of::<QueryAttr>(),
         )
     };
     if status != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
-    Ok(attr.prog_cnt)
+    Ok(())
 }
+
+/// Programs asked for at one place.
+const ROOM: usize = 16;
 
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_SK_LOOKUP: u32 = 36;

@@ -150,6 +150,11 @@ impl<'lab> Gateway<'lab> {
         Ok(())
     }
 
+    /// Starts another build of the agent from now on.
+    pub fn replace_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
     /// The running process.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ fn the_way_of_a_packet_is_told_with_and_without_an_agent() {
 
     let text = told(&lab, &gateway, 31_400, &[], 0);
     for expected in [
-        "  interface: wire: tc, program id ",
+        "  interface: wire: tcx, program id ",
         "  flow: none",
         "  service: 10.97.0.1:31400: id ",
         "  backend: 10.99.",

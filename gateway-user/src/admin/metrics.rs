@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    datapath::report::{CountReport, TrafficReport},
+    datapath::report::{CountReport, InterfaceReport, TrafficReport},
     health::Verdict,
     status::Report,
 };
@@ -232,6 +232,7 @@ fn kernel(out: &mut Families<'_>, report: &Report) {
         "Packets the kernel programs dropped, by reason",
         packets("reason", &kernel.drops),
     );
+    interfaces(out, &kernel.interfaces);
     let services: Vec<_> = kernel
         .services
         .iter()
@@ -268,6 +269,40 @@ fn kernel(out: &mut Families<'_>, report: &Report) {
         "flow_slots",
         "Flows the kernel can track",
         one(i64::from(flows.capacity)),
+    );
+}
+
+fn interfaces(out: &mut Families<'_>, interfaces: &[InterfaceReport]) {
+    let name = |interface: &InterfaceReport| ("interface", interface.name.clone());
+    out.gauge(
+        "interface_program_id",
+        "The kernel's id of the program on an interface, by how it is attached",
+        interfaces.iter().map(|interface| {
+            let labels = vec![
+                name(interface),
+                ("role", interface.role.to_owned()),
+                ("mode", interface.mode.to_owned()),
+                ("driver", interface.driver.clone().unwrap_or_default()),
+            ];
+            (labels, i64::from(interface.program_id))
+        }),
+    );
+    out.gauge(
+        "interface_other_programs",
+        "XDP and tc programs of others on an interface",
+        interfaces
+            .iter()
+            .map(|interface| (vec![name(interface)], interface.others.len() as i64)),
+    );
+    out.counter(
+        "interface_drops",
+        "Packets that came in by an interface and were dropped, by reason",
+        interfaces.iter().flat_map(|interface| {
+            interface.drops.iter().map(|(reason, packets)| {
+                let labels = vec![name(interface), ("reason", (*reason).to_owned())];
+                (labels, *packets)
+            })
+        }),
     );
 }
 

@@ -2,10 +2,11 @@
 //! `sluice run`: makes every channel and every long-lived task, in the order
 //! start wants, and takes them down in the order a drain wants.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -32,7 +33,10 @@ use crate::{
 
 /// How often expired flows are collected.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// How often interfaces and routes are looked at, and failed steps repeated.
+/// Changes of interfaces and routes come in bursts; on a node where they never
+/// end this is how often they are looked at.
+const SETTLE: Duration = Duration::from_millis(250);
+/// How often failed steps are repeated, and changes looked at that were missed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the first configuration waits for the first probes, so that a
 /// restart sends nothing to what is down.
@@ -66,6 +70,10 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
     pipeline::existing(&paths)?;
     let mut signals = Signals::new()?;
 
+    if options.datapath != cli::DatapathMode::Userspace {
+        // Before the admin address, which another agent has as well.
+        datapath::check_exclusive(&bootstrap.datapath())?;
+    }
     let address = options.admin.unwrap_or(bootstrap.admin);
     let admin_listener = TcpListener::bind(address).await.with_context(|| {
         format!("{address}: cannot open the admin endpoints; choose another address with --admin")
@@ -100,8 +108,14 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         ..WorkerOptions::default()
     };
     let workers = Workers::start(count, options, snapshot.clone(), watcher)?;
+    let mut changes = None;
     let edge = match datapath {
         Some(mut datapath) => {
+            let watch = datapath.watch()?;
+            // SAFETY: `watch` owns its descriptor, and nobody takes it out of
+            // the AsyncFd or closes it.
+            let watch = unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) };
+            changes = Some(watch?);
             datapath.set_sockets(&workers.steered_sockets())?;
             Edge::Kernel(Box::new(datapath))
         }
@@ -142,6 +156,7 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
             _ = signals.interrupt.recv() => break,
             _ = sweep.tick() => agent.sweep(),
             _ = refresh.tick() => agent.refresh().await,
+            () = changed(changes.as_ref()) => agent.refresh().await,
             Some(query) = asked.recv() => agent.answer(query),
         }
     }
@@ -181,6 +196,21 @@ async fn open_datapath(
         "no eBPF here: forwarded services are proxied in userspace and end with the agent"
     );
     Ok((None, Some(missing)))
+}
+
+/// Waits until something has changed on the node, and for what comes with it.
+async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
+    match changes {
+        Some(changes) => match changes.readable().await {
+            Ok(mut guard) => {
+                guard.clear_ready();
+                tokio::time::sleep(SETTLE).await;
+            }
+            // The next tick looks anyway.
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
 }
 
 /// Time since `start`, milliseconds.

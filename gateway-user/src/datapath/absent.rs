@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The datapath of an agent built without eBPF: none. Callers look the same.
 
-use std::{convert::Infallible, os::fd::BorrowedFd};
+use std::{
+    convert::Infallible,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 use crate::{
     datapath::{
@@ -17,6 +20,14 @@ pub struct Datapath(Infallible);
 /// What is missing for the kernel datapath.
 pub fn probe(_config: &DatapathConfig) -> Vec<String> {
     vec!["this agent was built without the ebpf feature".to_owned()]
+}
+
+/// There is nothing to fight for.
+///
+/// # Errors
+/// Never.
+pub fn check(_config: &DatapathConfig) -> Result<(), DatapathError> {
+    Ok(())
 }
 
 fn unavailable(config: &DatapathConfig) -> DatapathError {
@@ -43,6 +54,11 @@ impl Datapath {
 
     /// Never called.
     pub async fn apply(&mut self, _snapshot: &Snapshot) -> Result<Applied, DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn watch(&self) -> std::io::Result<OwnedFd> {
         match self.0 {}
     }
 

@@ -6,10 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use gateway_common::{addr::Addr16, backend::Backend, maglev::chunks_for};
+use gateway_common::{addr::Addr16, backend::Backend, maglev::chunks_for, names::MAP_RINGS};
 
 use crate::datapath::{
-    DatapathError,
+    DatapathError, fault,
     maps::Maps,
     plan::{Installed, MapOp, State},
     tables::ids_of,
@@ -31,6 +31,12 @@ const NOTHING: Backend = Backend {
 /// The first operation the kernel refuses; those after it are not run.
 pub fn run(maps: &mut Maps, state: &mut State, ops: &[MapOp]) -> Result<(), DatapathError> {
     for op in ops {
+        fault::point().map_err(|error| DatapathError::Map {
+            map: "of the plan",
+            operation: "carry out",
+            key: format!("{op:?}"),
+            cause: error.into(),
+        })?;
         match op {
             MapOp::ClearServiceStats(id) => maps.clear_service_stats(*id)?,
             MapOp::ClearBackendStats(id) => maps.clear_backend_stats(*id)?,
@@ -39,14 +45,13 @@ pub fn run(maps: &mut Maps, state: &mut State, ops: &[MapOp]) -> Result<(), Data
                 maps.set_backend(*id, NOTHING)?;
             }
             MapOp::WriteRing(chunk, ring) => {
-                if !maps.rings.write(*chunk, ring) {
-                    return Err(DatapathError::Map {
-                        map: gateway_common::names::MAP_RINGS,
-                        operation: "write",
-                        key: format!("{chunk} to {}", chunk + chunks_for(ring.len() as u32)),
-                        cause: "beyond the end of the array".into(),
-                    });
-                }
+                let written = maps.rings.write(*chunk, ring);
+                written.map_err(|error| DatapathError::Map {
+                    map: MAP_RINGS,
+                    operation: "write",
+                    key: format!("{chunk} to {}", chunk + chunks_for(ring.len() as u32)),
+                    cause: error.into(),
+                })?;
             }
             MapOp::SetService(destination, value, _) => maps.set_service(*destination, *value)?,
             MapOp::RemoveService(destination) => maps.remove_service(*destination)?,
@@ -84,13 +89,15 @@ pub fn read(maps: &Maps) -> Result<State, DatapathError> {
             .services
             .insert(destination, Installed { value, ring });
     }
-    for id in named.into_iter().filter(|id| *id < maps.max_backends()) {
+    // Also those that no ring names: on standby, or left by a plan that was
+    // broken off before a service came to point at them.
+    for id in 0..maps.max_backends() {
         let backend = maps.backend(id)?;
-        if backend == NOTHING {
+        if backend != NOTHING {
+            state.backends.insert(id, backend);
+        } else if named.contains(&id) {
             // Left by a plan that was broken off.
             state.suspended.insert(id);
-        } else {
-            state.backends.insert(id, backend);
         }
     }
     state.steer = maps.steered()?.into_iter().collect();

@@ -6,7 +6,7 @@
 //! before the old one ends.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -19,77 +19,22 @@ use aya::{
         tc::TcAttachOptions,
     },
 };
-use gateway_common::names::{PROG_SK_LOOKUP, PROG_TC, PROG_XDP};
+use gateway_common::names::PROG_SK_LOOKUP;
 
 use crate::datapath::{
     AttachMode, DatapathError, bpffs,
     error::Cause,
+    ethtool, exclusive, fault,
+    foreign::{self, Foreign},
+    hook::Hook,
     interfaces::{Interface, Role},
-    links::PinnedLink,
+    links::{Attached, PinnedLink},
+    netlink::Netlink,
     report::InterfaceReport,
 };
 
 /// One a network namespace, so it needs no name of its own.
 const SK_LOOKUP_PIN: &str = "sk_lookup";
-
-/// Where a program sits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hook {
-    XdpNative,
-    XdpGeneric,
-    Tc,
-}
-
-impl Hook {
-    fn name(self) -> &'static str {
-        match self {
-            Self::XdpNative => "xdp-native",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tc => "tc",
-        }
-    }
-
-    fn program(self) -> &'static str {
-        match self {
-            Self::XdpNative | Self::XdpGeneric => PROG_XDP,
-            Self::Tc => PROG_TC,
-        }
-    }
-
-    /// Modes of XDP have names of their own: changing the mode is another link.
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::XdpNative => "xdp_",
-            Self::XdpGeneric => "xdpgeneric_",
-            Self::Tc => "tc_",
-        }
-    }
-
-    const ALL: [Self; 3] = [Self::XdpNative, Self::XdpGeneric, Self::Tc];
-
-    /// What to try, in order. With local pods, `auto` leaves XDP alone: a frame
-    /// that XDP redirects to a veth device whose other end has no NAPI (neither
-    /// an XDP program nor GRO, as in most pods) is lost (veth_xdp_xmit).
-    fn candidates(
-        mode: AttachMode,
-        interface: &Interface,
-        role: Role,
-        pods: bool,
-    ) -> &'static [Self] {
-        match (role, mode) {
-            (Role::Pod, _) | (Role::Wire, AttachMode::Tc) => &[Self::Tc],
-            (Role::Wire, AttachMode::Auto) if interface.is_virtual || pods => &[Self::Tc],
-            (Role::Wire, AttachMode::Auto) => &[Self::XdpNative, Self::Tc],
-            (Role::Wire, AttachMode::XdpNative) => &[Self::XdpNative],
-            (Role::Wire, AttachMode::XdpGeneric) => &[Self::XdpGeneric],
-        }
-    }
-
-    /// bpffs reserves dots, and no interface name holds a colon.
-    fn pin(self, links: &Path, interface: &str) -> PathBuf {
-        links.join(format!("{}{}", self.prefix(), interface.replace('.', ":")))
-    }
-}
 
 #[derive(Debug)]
 struct Attachment {
@@ -97,6 +42,42 @@ struct Attachment {
     role: Role,
     hook: Hook,
     program_id: u32,
+    driver: Option<String>,
+    /// Why this hook.
+    reason: String,
+    /// Who else is there.
+    foreign: Vec<Foreign>,
+    /// Whether `foreign` was looked up.
+    known: bool,
+}
+
+impl Attachment {
+    /// Pods come and go by the hundred, all for the same reason.
+    fn tell(&self, interface: &str) {
+        let Self {
+            hook,
+            role,
+            program_id,
+            reason,
+            ..
+        } = self;
+        let (mode, driver) = (hook.name(), self.driver.as_deref());
+        match role {
+            Role::Wire => {
+                tracing::info!(interface, mode, driver, program_id, reason, "attached");
+            }
+            Role::Pod => {
+                tracing::debug!(interface, mode, driver, program_id, reason, "attached");
+            }
+        }
+    }
+}
+
+/// A link that is pinned on an interface.
+struct OwnLink {
+    pin: PathBuf,
+    hook: Hook,
+    at: Attached,
 }
 
 /// The attachments of this agent.
@@ -122,6 +103,7 @@ impl Attachments {
     pub fn follow(
         &mut self,
         ebpf: &mut Ebpf,
+        netlink: &mut Netlink,
         wanted: &BTreeMap<String, (Interface, Role)>,
     ) -> (bool, Vec<(Role, DatapathError)>) {
         let mut failed = Vec::new();
@@ -130,23 +112,41 @@ impl Attachments {
         let before = self.attached.len();
         self.attached.retain(|name, attached| {
             wanted.get(name).is_some_and(|(interface, role)| {
+                let (hooks, _) = Hook::choose(mode, interface, *role, pods);
                 (interface.index, *role) == (attached.index, attached.role)
-                    && Hook::candidates(mode, interface, *role, pods).contains(&attached.hook)
+                    && hooks.contains(&attached.hook)
             })
         });
         let mut changed = self.attached.len() != before;
+        let mut own = self.own();
+        // Also those that end below: `wanted` may name them still.
+        let mut ours = ids(&own);
         for (name, (interface, role)) in wanted {
             if self.attached.contains_key(name) {
                 continue;
             }
-            match self.attach(ebpf, name, interface, *role, pods) {
+            let attached = self
+                .take_along(&mut own, name, interface.index)
+                .map_err(Cause::from)
+                .and_then(|()| self.attach(ebpf, &own, name, interface, *role, pods));
+            match attached {
                 Ok(attachment) => {
+                    ours.insert(attachment.program_id);
                     self.attached.insert(name.clone(), attachment);
                     changed = true;
                 }
-                Err(error) => failed.push((*role, error)),
+                Err(cause) => {
+                    let (hooks, _) = Hook::choose(mode, interface, *role, pods);
+                    let error = DatapathError::Attach {
+                        program: hooks.first().map_or("", |hook| hook.program()),
+                        target: name.clone(),
+                        cause,
+                    };
+                    failed.push((*role, error));
+                }
             }
         }
+        self.look_for_others(netlink, wanted, &ours);
         // After a failure, what was there before is better than nothing.
         if changed
             && failed.is_empty()
@@ -157,53 +157,108 @@ impl Attachments {
         (changed, failed)
     }
 
+    /// Gives the links of an interface that was renamed the names they have now.
+    fn take_along(&self, own: &mut Vec<OwnLink>, name: &str, index: u32) -> io::Result<()> {
+        for hook in Hook::ALL {
+            let pin = hook.pin(&self.links, name);
+            let renamed =
+                |link: &OwnLink| (link.hook, link.at.target) == (hook, index) && link.pin != pin;
+            if let Some(position) = own.iter().position(renamed) {
+                // A link under that name ends: its interface is called otherwise
+                // now, and is attached anew.
+                fs::rename(&own[position].pin, &pin)?;
+                own[position].pin.clone_from(&pin);
+                own.retain(|link| link.pin != pin || link.at.target == index);
+            }
+        }
+        Ok(())
+    }
+
     fn attach(
         &self,
         ebpf: &mut Ebpf,
+        own: &[OwnLink],
         name: &str,
         interface: &Interface,
         role: Role,
         pods: bool,
-    ) -> Result<Attachment, DatapathError> {
-        let mut refusal = None;
-        for hook in Hook::candidates(self.mode, interface, role, pods) {
-            match self.attach_at(ebpf, *hook, name, interface.index) {
+    ) -> Result<Attachment, Cause> {
+        let (hooks, reason) = Hook::choose(self.mode, interface, role, pods);
+        let taken = foreign::xdp(interface, &ids(own));
+        let mut reason = reason.to_owned();
+        let mut refusal: Cause = "no hook to try".into();
+        for hook in hooks {
+            let attached = match &taken {
+                Some(other) if *hook != Hook::Tc => Err(format!(
+                    "the {} is there: remove it, or set `attach: tc`",
+                    other.subject()
+                )
+                .into()),
+                _ => self.attach_at(ebpf, own, *hook, name, interface.index),
+            };
+            match attached {
                 Ok(program_id) => {
-                    return Ok(Attachment {
+                    let attachment = Attachment {
                         index: interface.index,
                         role,
                         hook: *hook,
                         program_id,
-                    });
+                        driver: ethtool::driver(name),
+                        reason,
+                        foreign: Vec::new(),
+                        known: false,
+                    };
+                    attachment.tell(name);
+                    return Ok(attachment);
                 }
                 // The last one is told: it is the one that was left.
-                Err(error) => refusal = Some((*hook, error)),
+                Err(error) => {
+                    reason = match &taken {
+                        Some(other) => format!("auto: the {} is there", other.subject()),
+                        None => format!("auto: {} refused: {error}", hook.name()),
+                    };
+                    refusal = error;
+                }
             }
         }
-        let (hook, cause) = refusal.unwrap_or((Hook::Tc, "no hook to try".into()));
-        Err(DatapathError::Attach {
-            program: hook.program(),
-            target: name.to_owned(),
-            cause,
-        })
+        Err(refusal)
     }
 
-    fn attach_at(&self, ebpf: &mut Ebpf, hook: Hook, name: &str, index: u32) -> Result<u32, Cause> {
+    fn attach_at(
+        &self,
+        ebpf: &mut Ebpf,
+        own: &[OwnLink],
+        hook: Hook,
+        name: &str,
+        index: u32,
+    ) -> Result<u32, Cause> {
         let pin = hook.pin(&self.links, name);
-        let program = program(ebpf, hook.program())?;
-        let program_id = program.info()?.id();
-        if replace(&pin, index, program.fd()?.as_fd())? {
-            return Ok(program_id);
-        }
-        // A device takes one mode of XDP at a time.
-        for other in [Hook::XdpNative, Hook::XdpGeneric] {
-            if hook != Hook::Tc && other != hook {
-                end(&other.pin(&self.links, name))?;
+        let program_id = {
+            let program = program(ebpf, hook.program())?;
+            let program_id = program.info()?.id();
+            if replace(&pin, index, program.fd()?.as_fd())? {
+                return Ok(program_id);
             }
+            program_id
+        };
+        // A device takes one mode of XDP at a time: tc stands in while it
+        // changes, until the sweep.
+        let other_mode = |link: &&OwnLink| {
+            hook != Hook::Tc
+                && !matches!(link.hook, Hook::Tc)
+                && link.hook != hook
+                && link.at.target == index
+        };
+        if let Some(link) = own.iter().find(other_mode) {
+            self.attach_at(ebpf, own, Hook::Tc, name, index)?;
+            end(&link.pin)?;
         }
+        fault::point()?;
+        let program = program(ebpf, hook.program())?;
         let link: FdLink = match hook {
             Hook::Tc => {
                 let program: &mut SchedClassifier = program.try_into()?;
+                // After those that are there already.
                 let id = program.attach_with_options(
                     name,
                     TcAttachType::Ingress,
@@ -221,8 +276,49 @@ impl Attachments {
                 program.take_link(id)?.try_into()?
             }
         };
+        fault::point()?;
         link.pin(&pin)?;
         Ok(program_id)
+    }
+
+    /// Finds programs of others and says so, once each.
+    fn look_for_others(
+        &mut self,
+        netlink: &mut Netlink,
+        wanted: &BTreeMap<String, (Interface, Role)>,
+        ours: &BTreeSet<u32>,
+    ) {
+        for (name, attached) in &mut self.attached {
+            // Of the many pods' interfaces each is looked at once.
+            if attached.role == Role::Pod && std::mem::replace(&mut attached.known, true) {
+                continue;
+            }
+            let mut found = foreign::tc(netlink, name, attached.index, ours);
+            if let Some((interface, _)) = wanted.get(name) {
+                found.extend(foreign::xdp(interface, ours));
+            }
+            for other in &found {
+                if !attached.foreign.contains(other) {
+                    tracing::warn!(interface = name, "not alone: {other}");
+                }
+            }
+            attached.foreign = found;
+        }
+    }
+
+    /// The links that are pinned, of this agent or the one before. One that
+    /// cannot be read is none of them.
+    fn own(&self) -> Vec<OwnLink> {
+        let names = bpffs::read(&self.links).unwrap_or_default();
+        let links = names.iter().filter_map(|name| {
+            let text = name.to_string_lossy();
+            let is_at = |hook: &&Hook| text.starts_with(hook.prefix());
+            let hook = *Hook::ALL.iter().find(is_at)?;
+            let pin = self.links.join(name);
+            let at = PinnedLink::open(&pin).ok()??.describe().ok()?;
+            Some(OwnLink { pin, hook, at })
+        });
+        links.collect()
     }
 
     /// Ends every link that is not one of ours any more: of interfaces that are
@@ -253,7 +349,11 @@ impl Attachments {
                 index: attached.index,
                 role: attached.role.name(),
                 mode: attached.hook.name(),
+                driver: attached.driver.clone(),
                 program_id: attached.program_id,
+                reason: attached.reason.clone(),
+                others: attached.foreign.iter().map(Foreign::to_string).collect(),
+                drops: BTreeMap::new(),
             })
             .collect()
     }
@@ -261,6 +361,11 @@ impl Attachments {
     /// Names of the interfaces in use.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.attached.keys().map(String::as_str)
+    }
+
+    /// Indices of the interfaces in use.
+    pub fn indices(&self) -> BTreeSet<u32> {
+        self.attached.values().map(|a| a.index).collect()
     }
 
     /// Indices of the pod interfaces in use.
@@ -271,16 +376,17 @@ impl Attachments {
 }
 
 /// The pinned attachment of an interface: where (`xdp-native`, `xdp-generic`,
-/// `tc`) and the kernel's id of the program. Needs no agent.
+/// `tcx`) and the kernel's id of the program. Needs no agent.
 ///
 /// # Errors
 /// When a pin cannot be opened.
 pub fn found(links: &Path, name: &str, index: u32) -> io::Result<Option<(&'static str, u32)>> {
     for hook in Hook::ALL {
-        if let Some(link) = PinnedLink::open(&hook.pin(links, name))?
-            && link.target()? == index
-        {
-            return Ok(Some((hook.name(), link.program_id()?)));
+        if let Some(link) = PinnedLink::open(&hook.pin(links, name))? {
+            let at = link.describe()?;
+            if at.target == index {
+                return Ok(Some((hook.name(), at.program_id)));
+            }
         }
     }
     Ok(None)
@@ -293,7 +399,10 @@ pub fn found(links: &Path, name: &str, index: u32) -> io::Result<Option<(&'stati
 /// When the pin cannot be opened.
 pub fn namespace(links: &Path) -> io::Result<Option<u32>> {
     let link = PinnedLink::open(&links.join(SK_LOOKUP_PIN))?;
-    link.map(|link| link.target()).transpose()
+    Ok(link
+        .map(|link| link.describe())
+        .transpose()?
+        .map(|at| at.target))
 }
 
 /// Attaches the steering program to the thread's network namespace.
@@ -301,7 +410,7 @@ pub fn namespace(links: &Path) -> io::Result<Option<u32>> {
 /// # Errors
 /// When the kernel refuses.
 pub fn attach_sk_lookup(ebpf: &mut Ebpf, links: &Path) -> Result<(), DatapathError> {
-    let (namespace, inode) = bpffs::network_namespace()?;
+    let (namespace, inode) = exclusive::network_namespace()?;
     let pin = links.join(SK_LOOKUP_PIN);
     let mut run = || -> Result<(), Cause> {
         let program = program(ebpf, PROG_SK_LOOKUP)?;
@@ -309,8 +418,11 @@ pub fn attach_sk_lookup(ebpf: &mut Ebpf, links: &Path) -> Result<(), DatapathErr
             return Ok(());
         }
         let program: &mut SkLookup = program.try_into()?;
+        fault::point()?;
         let id = program.attach(&namespace)?;
-        FdLink::from(program.take_link(id)?).pin(&pin)?;
+        let link = FdLink::from(program.take_link(id)?);
+        fault::point()?;
+        link.pin(&pin)?;
         Ok(())
     };
     run().map_err(|cause| DatapathError::Attach {
@@ -326,7 +438,8 @@ fn replace(pin: &Path, target: u32, program: BorrowedFd<'_>) -> io::Result<bool>
     let Some(link) = PinnedLink::open(pin)? else {
         return Ok(false);
     };
-    if link.target()? == target {
+    if link.describe()?.target == target {
+        fault::point()?;
         match link.replace(program) {
             Ok(()) => return Ok(true),
             // It went away just now.
@@ -345,10 +458,17 @@ fn replace(pin: &Path, target: u32, program: BorrowedFd<'_>) -> io::Result<bool>
 /// When something is there and stays.
 pub fn end(pin: &Path) -> io::Result<()> {
     if let Some(link) = PinnedLink::open(pin)? {
+        fault::point()?;
         link.detach()?;
+        fault::point()?;
         fs::remove_file(pin)?;
     }
     Ok(())
+}
+
+/// The programs of links.
+fn ids(own: &[OwnLink]) -> BTreeSet<u32> {
+    own.iter().map(|link| link.at.program_id).collect()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Cause> {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The directory of pins: mounted where needed, one agent at a time, one
-//! layout.
+//! The directory of pins: mounted where needed, of one layout.
 //!
 //! ```text
 //! <bpffs>/v1/maps/FLOWS …
@@ -9,8 +8,7 @@
 
 use std::{
     ffi::CString,
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -21,18 +19,6 @@ use crate::datapath::DatapathError;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: libc::__fsword_t = 0xcafe_4a11;
-
-/// Held by the one agent that works on the pins.
-#[derive(Debug)]
-pub struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child being forked holds a copy until it
-        // runs its program.
-        let _ = self.0.unlock();
-    }
-}
 
 /// Where the pins of this layout are.
 #[derive(Clone, Debug)]
@@ -62,19 +48,26 @@ impl Pins {
         self.version().join("links")
     }
 
-    /// Makes the directories, mounting a bpffs where none is.
+    /// The directory of all layouts.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the directories, mounting a bpffs where none is. What another
+    /// layout has pinned is left alone and goes on working.
     ///
     /// # Errors
     /// When that is not possible, or another layout is there.
     pub fn create(&self) -> Result<(), DatapathError> {
         mount(&self.root)?;
         for entry in read(&self.root)? {
-            let name = entry.to_string_lossy().into_owned();
-            if name != format!("v{LAYOUT_VERSION}") && is_layout(&name) {
+            if let Some(found) = layout(&entry.to_string_lossy())
+                && found != LAYOUT_VERSION
+            {
                 return Err(DatapathError::OtherLayout {
                     path: self.root.clone(),
-                    found: name,
-                    wanted: format!("v{LAYOUT_VERSION}"),
+                    found,
+                    wanted: LAYOUT_VERSION,
                 });
             }
         }
@@ -85,50 +78,6 @@ impl Pins {
         Ok(())
     }
 
-    /// Keeps other agents from these pins for as long as it is held; none when
-    /// nothing was ever pinned here.
-    ///
-    /// # Errors
-    /// [`DatapathError::InUse`] when another agent holds it.
-    pub fn lock(&self) -> Result<Option<Lock>, DatapathError> {
-        let directory = match File::open(&self.root) {
-            Ok(directory) => directory,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(DatapathError::file("open", &self.root)(error)),
-        };
-        match directory.try_lock() {
-            Ok(()) => Ok(Some(Lock(directory))),
-            Err(fs::TryLockError::WouldBlock) => Err(DatapathError::InUse {
-                path: self.root.clone(),
-            }),
-            Err(fs::TryLockError::Error(error)) => {
-                Err(DatapathError::file("lock", &self.root)(error))
-            }
-        }
-    }
-
-    /// The process of the agent that holds the lock; none without one, or when
-    /// it cannot be seen from this process namespace.
-    pub fn agent(&self) -> Option<u32> {
-        use std::os::unix::fs::MetadataExt;
-        let root = fs::metadata(&self.root).ok()?;
-        let device = root.dev();
-        // proc_locks(5): number, kind, mode, access, process, device:inode …
-        let file = format!(
-            "{:02x}:{:02x}:{}",
-            libc::major(device),
-            libc::minor(device),
-            root.ino()
-        );
-        let locks = fs::read_to_string("/proc/locks").ok()?;
-        locks.lines().find_map(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let ours = words.next() == Some("FLOCK");
-            let process = words.nth(2)?;
-            (ours && words.next() == Some(&file)).then(|| process.parse().ok())?
-        })
-    }
-
     /// The layouts present, this one's or not.
     ///
     /// # Errors
@@ -137,14 +86,16 @@ impl Pins {
         let names = read(&self.root)?;
         let layouts = names
             .iter()
-            .filter(|name| is_layout(&name.to_string_lossy()));
+            .filter(|name| layout(&name.to_string_lossy()).is_some());
         Ok(layouts.map(|name| self.root.join(name)).collect())
     }
 }
 
-fn is_layout(name: &str) -> bool {
-    name.strip_prefix('v')
-        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+/// The version of the layout in a directory of this name.
+fn layout(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix('v')?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().unwrap_or(u32::MAX))
 }
 
 /// The names in a directory; none when it does not exist.
@@ -214,20 +165,4 @@ fn mount_bpffs(target: &Path) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
-}
-
-/// The inode of the thread's network namespace, by which links name it.
-///
-/// # Errors
-/// When procfs is not mounted.
-pub fn network_namespace() -> Result<(File, u32), DatapathError> {
-    use std::os::unix::fs::MetadataExt;
-    let path = Path::new("/proc/thread-self/ns/net");
-    let file = File::open(path).map_err(DatapathError::file("open", path))?;
-    let inode = file
-        .metadata()
-        .map_err(DatapathError::file("read", path))?
-        .ino();
-    // Inodes of namespaces are 32 bits wide (proc_alloc_inum).
-    Ok((file, inode as u32))
 }

@@ -7,7 +7,7 @@ use std::fs;
 use crate::datapath::{
     DatapathConfig, DatapathError, Detached, attach,
     bpffs::{self, Pins},
-    interfaces,
+    exclusive, interfaces,
     netlink::Netlink,
     vips,
 };
@@ -21,7 +21,8 @@ use crate::datapath::{
 /// cannot be removed.
 pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> {
     let pins = Pins::new(&config.bpffs);
-    let _lock = pins.lock()?;
+    let _namespace = exclusive::namespace()?;
+    let _pins = exclusive::pins(pins.root())?;
     let mut detached = Detached::default();
     for layout in pins.layouts()? {
         let links = layout.join("links");

@@ -31,24 +31,32 @@ pub enum DatapathError {
         /// Where the maps should be pinned.
         path: PathBuf,
     },
-    /// Another agent works on the same pins.
-    #[error("another agent uses {}: stop it first, or give this one a bpffs directory of its own", path.display())]
+    /// Another agent is at work.
+    #[error("another agent{} uses {what}: stop it first", pid(*holder))]
     InUse {
-        /// The bpffs directory.
-        path: PathBuf,
+        /// The bpffs directory, or the network namespace.
+        what: String,
+        /// Its process, when it can be seen from here.
+        holder: Option<u32>,
     },
-    /// Pins of another version are there.
+    /// Pins of another version are there; what they forward goes on.
     #[error(
-        "{} holds layout {found}, this version writes layout {wanted}: run `sluice detach` (its flows end), or the version that wrote it",
-        path.display()
+        "{} holds layout v{found}, {} this version's v{wanted}: {}",
+        path.display(),
+        if found < wanted { "older than" } else { "newer than" },
+        if found < wanted {
+            "run `sluice detach` (its flows end) and start again, or go on with the version that wrote it"
+        } else {
+            "start the newer version again, or run `sluice detach` (its flows end)"
+        }
     )]
     OtherLayout {
         /// The bpffs directory.
         path: PathBuf,
         /// The layout found.
-        found: String,
+        found: u32,
         /// The layout of this version.
-        wanted: String,
+        wanted: u32,
     },
     /// A pinned map is not what its name says.
     #[error(
@@ -142,6 +150,14 @@ impl DatapathError {
             cause,
         }
     }
+}
+
+/// The process of another agent as a part of a sentence.
+fn pid(holder: Option<u32>) -> String {
+    holder.map_or_else(
+        || " (in another container)".to_owned(),
+        |pid| format!(" (pid {pid})"),
+    )
 }
 
 /// An error and its causes on one line.

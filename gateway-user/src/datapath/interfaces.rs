@@ -13,7 +13,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage, AddressScope},
-        link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
         route::{RouteAttribute, RouteMessage},
     },
 };
@@ -24,7 +24,7 @@ use crate::datapath::{DatapathConfig, DatapathError, netlink::Netlink};
 const TABLE_MAIN: u8 = 254;
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Its index.
     pub index: u32,
@@ -32,6 +32,8 @@ pub struct Interface {
     pub loopback: bool,
     /// Whether software made it (veth, bridge, vlan, tun …).
     pub is_virtual: bool,
+    /// Ids of the XDP programs on it, anybody's.
+    pub xdp: Vec<u32>,
 }
 
 /// What an interface is to the gateway.
@@ -142,9 +144,11 @@ pub fn interfaces(netlink: &mut Netlink) -> io::Result<BTreeMap<String, Interfac
             };
             let mut name = None;
             let mut is_virtual = false;
+            let mut xdp = Vec::new();
             for attribute in link.attributes {
                 match attribute {
                     LinkAttribute::IfName(text) => name = Some(text),
+                    LinkAttribute::Xdp(details) => xdp.extend(details.iter().filter_map(xdp_id)),
                     LinkAttribute::LinkInfo(details) => {
                         is_virtual = details.iter().any(|d| matches!(d, LinkInfo::Kind(_)));
                     }
@@ -155,10 +159,22 @@ pub fn interfaces(netlink: &mut Netlink) -> io::Result<BTreeMap<String, Interfac
                 index: link.header.index,
                 loopback: link.header.flags.contains(LinkFlags::Loopback),
                 is_virtual,
+                xdp,
             };
             Some((name?, interface))
         })
         .collect())
+}
+
+/// The id of an XDP program. With programs in several modes at once the kernel
+/// names the id of each mode, else the one id in both ways.
+fn xdp_id(detail: &LinkXdp) -> Option<u32> {
+    match detail {
+        LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    }
+    .filter(|id| *id != 0)
 }
 
 /// Indices of the interfaces that a default route of any table uses.
@@ -243,7 +259,7 @@ mod tests {
                 let interface = Interface {
                     index,
                     loopback: name == "lo",
-                    is_virtual: false,
+                    ..Interface::default()
                 };
                 (name.to_owned(), interface)
             })

@@ -39,6 +39,16 @@ struct LinkDescription {
 
 const _: () = assert!(std::mem::offset_of!(LinkDescription, target) == 16);
 
+/// The two ends of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The interface index, or the inode of the network namespace; 0 when that
+    /// is gone.
+    pub target: u32,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+}
+
 /// A pinned link.
 #[derive(Debug)]
 pub struct PinnedLink(OwnedFd);
@@ -63,24 +73,11 @@ impl PinnedLink {
         }
     }
 
-    /// The interface index, or the inode of the network namespace, that the
-    /// link is attached to; 0 when that is gone.
+    /// What the link is attached to, and the program it runs.
     ///
     /// # Errors
     /// Those of bpf(2).
-    pub fn target(&self) -> io::Result<u32> {
-        Ok(self.describe()?.target)
-    }
-
-    /// The kernel's id of the program.
-    ///
-    /// # Errors
-    /// Those of bpf(2).
-    pub fn program_id(&self) -> io::Result<u32> {
-        Ok(self.describe()?.program_id)
-    }
-
-    fn describe(&self) -> io::Result<LinkDescription> {
+    pub fn describe(&self) -> io::Result<Attached> {
         let mut description = LinkDescription::default();
         let mut attr = [0_u64; ATTR_WORDS];
         // struct { __u32 bpf_fd; __u32 info_len; __aligned_u64 info; }
@@ -90,7 +87,10 @@ impl PinnedLink {
         );
         attr[1] = (&raw mut description).expose_provenance() as u64;
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-        Ok(description)
+        Ok(Attached {
+            target: description.target,
+            program_id: description.program_id,
+        })
     }
 
     /// Replaces the program; every packet meets the old or the new one.

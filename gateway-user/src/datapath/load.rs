@@ -16,7 +16,7 @@ use gateway_common::{
     },
 };
 
-use crate::datapath::{DatapathConfig, DatapathError, layout, object};
+use crate::datapath::{DatapathConfig, DatapathError, fault, layout, object};
 
 /// The loaded object.
 pub struct Loaded {
@@ -106,6 +106,7 @@ fn call(
         .fd()?
         .try_clone()?;
     let map = ebpf.map_mut(map).ok_or("the object has no map for it")?;
+    fault::point()?;
     ProgramArray::try_from(map)?.set(index, &fd, 0)?;
     Ok(())
 }

@@ -421,7 +421,11 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
     })
 }
 
-fn typed<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
+/// A map by its type.
+///
+/// # Errors
+/// When it is missing or of another type.
+pub(super) fn typed<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
@@ -450,7 +454,8 @@ fn entries(data: &MapData, name: &'static str) -> Result<u32, DatapathError> {
         .max_entries())
 }
 
-fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+/// For `map_err`: a failed operation on a map.
+pub(super) fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     map: &'static str,
     operation: &'static str,
     key: impl Display,

@@ -23,9 +23,21 @@ pub mod config;
 pub mod destination;
 #[cfg(feature = "ebpf")]
 mod detach;
+#[cfg(feature = "ebpf")]
+mod drops;
 pub mod error;
 #[cfg(feature = "ebpf")]
+mod ethtool;
+#[cfg(feature = "ebpf")]
+mod exclusive;
+#[cfg(feature = "ebpf")]
+mod fault;
+#[cfg(feature = "ebpf")]
 mod flows;
+#[cfg(feature = "ebpf")]
+mod foreign;
+#[cfg(feature = "ebpf")]
+mod hook;
 #[cfg(feature = "ebpf")]
 mod interfaces;
 #[cfg(feature = "ebpf")]
@@ -70,12 +82,14 @@ mod trace;
 mod vips;
 
 #[cfg(not(feature = "ebpf"))]
-pub use absent::{Datapath, detach, probe, trace};
+pub use absent::{Datapath, check as check_exclusive, detach, probe, trace};
 pub use config::{AttachMode, DatapathConfig};
 pub use destination::Destination;
 #[cfg(feature = "ebpf")]
 pub use detach::detach;
 pub use error::DatapathError;
+#[cfg(feature = "ebpf")]
+pub use exclusive::check as check_exclusive;
 #[cfg(feature = "ebpf")]
 pub use kernel::Datapath;
 #[cfg(feature = "ebpf")]

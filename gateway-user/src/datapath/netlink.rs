@@ -4,7 +4,11 @@
 //! The kernel answers a netlink request before `sendmsg` returns, so a blocking
 //! socket never waits, and needs neither a task nor a runtime.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use rtnetlink::{
     MulticastGroup,
@@ -121,6 +125,15 @@ impl Changes {
         socket.bind(&SocketAddr::new(0, mask))?;
         socket.set_non_blocking(true)?;
         Ok(Self(socket))
+    }
+
+    /// A copy that becomes readable with a change; only [`Changes::any`] may
+    /// read it.
+    ///
+    /// # Errors
+    /// Those of `dup`.
+    pub fn watch(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
     }
 
     /// Whether anything has changed since the last call.

@@ -94,10 +94,19 @@ pub struct InterfaceReport {
     pub index: u32,
     /// `wire` or `pod`.
     pub role: &'static str,
-    /// `xdp-native`, `xdp-generic` or `tc`.
+    /// `xdp-native`, `xdp-generic` or `tcx`.
     pub mode: &'static str,
+    /// The driver of the device, where it has one.
+    pub driver: Option<String>,
     /// The kernel's id of the program.
     pub program_id: u32,
+    /// Why this mode.
+    pub reason: String,
+    /// Programs of others on it, and when their turn comes.
+    pub others: Vec<String>,
+    /// Packets that came in by it and were dropped, by reason; reasons without
+    /// one are left out.
+    pub drops: BTreeMap<&'static str, u64>,
 }
 
 /// Packets and bytes.

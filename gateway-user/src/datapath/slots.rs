@@ -19,6 +19,8 @@ use gateway_common::{
     service::{RING_CHUNK_IDS, RingChunk},
 };
 
+use crate::datapath::fault;
+
 /// An array map, mapped for reading and writing. Shared with programs on every
 /// CPU, so that nothing in it may be borrowed as plain data: fields are read
 /// and written one by one, as volatile or atomic values.
@@ -230,14 +232,19 @@ impl Rings {
         self.0.length
     }
 
-    /// Writes `ring` from `chunk` on; false when it does not fit. Nothing may
-    /// point at it yet.
-    pub fn write(&self, chunk: u32, ring: &[u32]) -> bool {
+    /// Writes `ring` from `chunk` on. Nothing may point at it yet.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub fn write(&self, chunk: u32, ring: &[u32]) -> io::Result<()> {
         let chunks = chunks_for(ring.len() as u32);
         if chunk.checked_add(chunks).is_none_or(|end| end > self.len()) {
-            return false;
+            return Err(io::Error::other("beyond the end of the array"));
         }
         for slot in 0..chunks * RING_CHUNK_IDS {
+            if slot % RING_CHUNK_IDS == 0 {
+                fault::point()?;
+            }
             let id = ring.get(slot as usize).copied().unwrap_or(NO_BACKEND);
             if let Some(cell) = self.id(chunk, slot) {
                 cell.store(id, Ordering::Relaxed);
@@ -245,7 +252,7 @@ impl Rings {
         }
         // The system call that points a service here comes after.
         std::sync::atomic::fence(Ordering::Release);
-        true
+        Ok(())
     }
 
     /// The ring of `size` slots at `chunk`, cut off where the array ends.

@@ -32,15 +32,7 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
     }
     writeln!(out)?;
     let kernel = &datapath["report"];
-    for interface in items(&kernel["interfaces"]) {
-        writeln!(
-            out,
-            "  interface {:<16} {:<12} program {}",
-            word(&interface["name"]),
-            word(&interface["mode"]),
-            word(&interface["program_id"])
-        )?;
-    }
+    write_interfaces(out, kernel)?;
     for table in ["verdicts", "drops"] {
         let counts: Vec<String> = kernel[table]
             .as_object()
@@ -143,6 +135,40 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&finding["message"]),
             word(&finding["reason"])
         )?;
+    }
+    Ok(())
+}
+
+/// One line an interface; below it what was dropped, why it is attached as it
+/// is, and who else is there.
+fn write_interfaces(out: &mut String, kernel: &Value) -> std::fmt::Result {
+    for interface in items(&kernel["interfaces"]) {
+        let drops: Vec<(&str, u64)> = interface["drops"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(reason, packets)| (reason.as_str(), packets.as_u64().unwrap_or(0)))
+            .collect();
+        writeln!(
+            out,
+            "  interface {:<16} {:<4} {:<11} driver {:<10} program {:<5} drops {}",
+            word(&interface["name"]),
+            word(&interface["role"]),
+            word(&interface["mode"]),
+            word(&interface["driver"]),
+            word(&interface["program_id"]),
+            drops.iter().map(|(_, packets)| packets).sum::<u64>()
+        )?;
+        // Every pod interface has the same reason.
+        if interface["role"] == "wire" && !interface["reason"].is_null() {
+            writeln!(out, "            {}", word(&interface["reason"]))?;
+        }
+        for (reason, packets) in drops {
+            writeln!(out, "            {reason} {packets}")?;
+        }
+        for other in items(&interface["others"]) {
+            writeln!(out, "            not alone: {}", word(other))?;
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
@@ -22,7 +22,10 @@ use crate::{
     datapath::{
         Applied, DatapathConfig, DatapathError, DatapathReport, FlowReport, Swept, apply,
         attach::{self, Attachments},
-        bpffs::{Lock, Pins},
+        bpffs::Pins,
+        drops::DropsByInterface,
+        exclusive::{self, Lock},
+        fault,
         flows::{Sweeper, monotonic_ns},
         interfaces::{self, Patterns, Role},
         load,
@@ -51,11 +54,14 @@ pub struct Datapath {
     /// Writes what the programs have to say to the log.
     flush_log: Option<Box<dyn FnMut() + Send>>,
     maps: Maps,
+    drops_by_interface: DropsByInterface,
     attachments: Attachments,
     netlink: Netlink,
     changes: Changes,
     routes: Routes,
     addresses: BTreeSet<IpAddr>,
+    /// Indices of the interfaces of default routes, when they matter.
+    default_routes: BTreeSet<u32>,
     sweeper: Sweeper,
     state: State,
     /// None until the first [`Datapath::apply`]: what was adopted stays as it
@@ -68,8 +74,8 @@ pub struct Datapath {
     forwards_ipv6: bool,
     /// Something has changed on the node and is not followed completely.
     behind: bool,
-    /// Keeps other agents out.
-    _lock: Option<Lock>,
+    /// Keep other agents out of the namespace and from the pins.
+    _locks: (Lock, Option<Lock>),
 }
 
 impl Datapath {
@@ -88,8 +94,9 @@ impl Datapath {
         }
         let patterns = Patterns::new(&config)?;
         let pins = Pins::new(&config.bpffs);
+        let namespace = exclusive::namespace()?;
         pins.create()?;
-        let lock = pins.lock()?;
+        let locks = (namespace, exclusive::pins(pins.root())?);
 
         let loaded = load::load(&config, &pins.maps())?;
         let mut warnings: BTreeSet<String> = loaded.warnings.into_iter().collect();
@@ -104,6 +111,7 @@ impl Datapath {
             }
         };
         let mut maps = Maps::take(&mut ebpf)?;
+        let drops_by_interface = DropsByInterface::take(&mut ebpf)?;
         let found = maps.settings()?;
         let settings = Settings {
             hash_seed: config.hash_seed,
@@ -114,11 +122,13 @@ impl Datapath {
             port_ranges: found.port_ranges,
             _pad: 0,
         };
+        change("write", "the settings")?;
         maps.set_settings(settings)?;
         let sweeper = if loaded.adopted {
             Sweeper::default()
         } else {
             for slot in 0..maps.slots.len() {
+                change("give out", "a slot")?;
                 maps.push_free_slot(slot)?;
             }
             Sweeper::fresh()
@@ -133,11 +143,13 @@ impl Datapath {
             ebpf,
             flush_log,
             maps,
+            drops_by_interface,
             attachments,
             netlink: Netlink::open().map_err(netlink("open a netlink socket"))?,
             changes: Changes::open().map_err(netlink("open a netlink socket"))?,
             routes: Routes::default(),
             addresses: BTreeSet::new(),
+            default_routes: BTreeSet::new(),
             sweeper,
             state,
             desired: None,
@@ -146,7 +158,7 @@ impl Datapath {
             warnings: BTreeSet::new(),
             forwards_ipv6: false,
             behind: false,
-            _lock: lock,
+            _locks: locks,
             config,
         };
         datapath.claim()?;
@@ -235,6 +247,7 @@ impl Datapath {
     /// When the kernel refuses a socket.
     pub fn set_sockets(&mut self, sockets: &[BorrowedFd<'_>]) -> Result<(), DatapathError> {
         for (index, socket) in (0..).zip(sockets) {
+            change("add", "a socket")?;
             self.maps.set_socket(index, *socket)?;
         }
         let count = sockets.len() as u32;
@@ -263,6 +276,15 @@ impl Datapath {
     pub async fn apply(&mut self, snapshot: &Snapshot) -> Result<Applied, DatapathError> {
         self.desired = Some(Desired::from(snapshot));
         self.catch_up()
+    }
+
+    /// Becomes readable when interfaces, addresses or routes change, and until
+    /// [`Datapath::refresh`] has looked.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn watch(&self) -> io::Result<OwnedFd> {
+        self.changes.watch()
     }
 
     /// Follows interfaces, addresses and routes; true when anything changed.
@@ -304,9 +326,15 @@ impl Datapath {
     pub fn report(&self) -> DatapathReport {
         let mut warnings: Vec<String> = self.warnings.iter().cloned().collect();
         let mut or_warn = |error: DatapathError| warnings.push(error.to_string());
+        let drops = self.drops_by_interface.read().map_err(&mut or_warn);
+        let mut drops = drops.unwrap_or_default();
+        let mut interfaces = self.attachments.report();
+        for interface in &mut interfaces {
+            interface.drops = drops.remove(&interface.index).unwrap_or_default();
+        }
         DatapathReport {
             generation: self.state.settings.config_generation,
-            interfaces: self.attachments.report(),
+            interfaces,
             verdicts: stats::verdicts(&self.maps)
                 .map_err(&mut or_warn)
                 .unwrap_or_default(),
@@ -350,7 +378,14 @@ impl Datapath {
         let interfaces =
             interfaces::interfaces(&mut self.netlink).map_err(netlink("list the interfaces"))?;
         let default_routes = if self.patterns.follow_default_route() {
-            interfaces::default_routes(&mut self.netlink).map_err(netlink("list the routes"))?
+            let found = interfaces::default_routes(&mut self.netlink);
+            let found = found.map_err(netlink("list the routes"))?;
+            // While there is none, as when a lease is renewed, its interfaces
+            // stay what they are: flows would be reset.
+            if !found.is_empty() {
+                self.default_routes = found;
+            }
+            self.default_routes.clone()
         } else {
             BTreeSet::new()
         };
@@ -361,7 +396,15 @@ impl Datapath {
         };
         let wanted = self.patterns.choose(&interfaces, &default_routes);
         let before: BTreeSet<String> = self.attachments.names().map(str::to_owned).collect();
-        let (changed, failed) = self.attachments.follow(&mut self.ebpf, &wanted);
+        let (changed, failed) = self
+            .attachments
+            .follow(&mut self.ebpf, &mut self.netlink, &wanted);
+        if changed {
+            let indices = self.attachments.indices();
+            if let Err(error) = self.drops_by_interface.follow(&indices) {
+                self.warn(error.to_string());
+            }
+        }
         let now: Vec<String> = self.attachments.names().map(str::to_owned).collect();
         for name in now.iter().filter(|name| !before.contains(*name)) {
             for warning in sysctl::enable_interface(name) {
@@ -422,6 +465,16 @@ impl Datapath {
             tracing::warn!("{warning}");
         }
     }
+}
+
+/// Stands before a change of a map that is not part of a plan.
+fn change(operation: &'static str, what: &str) -> Result<(), DatapathError> {
+    fault::point().map_err(|error| DatapathError::Map {
+        map: "of the agent",
+        operation,
+        key: what.to_owned(),
+        cause: error.into(),
+    })
 }
 
 fn netlink(operation: &str) -> impl FnOnce(io::Error) -> DatapathError {

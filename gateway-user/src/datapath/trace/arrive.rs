@@ -2,14 +2,14 @@
 //! Where the packet comes in, and whether a program meets it there.
 
 use super::{Ingress, Outcome, Walk, node::Way, pinned::asked, stack};
-use crate::datapath::{DatapathError, attach, bpffs};
+use crate::datapath::{DatapathError, attach, exclusive};
 
 /// The interface that the packet comes in by.
 ///
 /// # Errors
 /// When it cannot be told.
 pub fn interface(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
-    let (_, here) = bpffs::network_namespace()?;
+    let (_, here) = exclusive::network_namespace()?;
     let links = walk.pins.links();
     let attached = attach::namespace(&links)
         .map_err(DatapathError::file("open the links in", links.clone()))?;

@@ -34,6 +34,7 @@ use crate::{
     datapath::{
         DatapathConfig, DatapathError,
         bpffs::Pins,
+        hook::Hook,
         probe,
         report::{TraceQuery, TraceReport, TraceStep},
         stats::socket_addr,
@@ -118,13 +119,13 @@ struct Ingress {
     name: String,
     index: u32,
     mtu: u32,
-    /// `xdp-native`, `xdp-generic` or `tc`.
+    /// `xdp-native`, `xdp-generic` or `tcx`.
     hook: &'static str,
 }
 
 impl Ingress {
     fn is_tc(&self) -> bool {
-        self.hook == "tc"
+        self.hook == Hook::Tc.name()
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Outcome, Walk,
     node::{Way, destination},
 };
-use crate::datapath::DatapathError;
+use crate::datapath::{DatapathError, exclusive};
 
 /// Left to the stack as it came.
 ///
@@ -48,7 +48,7 @@ pub fn local(walk: &mut Walk<'_>) -> Result<Outcome, DatapathError> {
         );
         return Ok(Outcome::lost(VerdictCounter::Passed));
     };
-    let agent = walk.pins.agent();
+    let agent = exclusive::agent(walk.pins.root());
     if sockets.socket_count == 0 || agent.is_none() {
         walk.missing(
             "steer",

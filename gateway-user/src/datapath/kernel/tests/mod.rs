@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The datapath on a real kernel. Needs root.
 
+mod attach;
+mod faults;
 mod lab;
 mod scene;
 mod trace;
@@ -13,7 +15,9 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use self::lab::{Lab, VIP, ip, ip_addr, output};
 use super::Datapath;
 use crate::{
-    datapath::{AttachMode, DatapathConfig, DatapathError, NotInKernel, detach, layout},
+    datapath::{
+        AttachMode, DatapathConfig, DatapathError, NotInKernel, bpffs::Pins, detach, layout,
+    },
     model::{ForwardingMode, HashPolicy, ListenAddress},
     origin::Origin,
     snapshot::{BackendTarget, ListenKey, Listener, ListenerTable, Service, Snapshot, SniTable},
@@ -85,7 +89,7 @@ fn detach_leaves_nothing_and_may_be_repeated() {
     assert_eq!(detached.vips, [ip_addr(VIP)]);
     assert!(!output("ip", "route show table local").contains(VIP));
     assert_eq!((programs_at("wire0"), programs_at("pod0")), (0, 0));
-    assert!(!config.bpffs.join("v1").exists());
+    assert!(!Pins::new(&config.bpffs).maps().exists());
     let again = run(detach(&config)).expect("to detach again");
     assert_eq!(again, Default::default());
 }
@@ -137,7 +141,7 @@ fn the_next_agent_adopts_and_follows_interfaces() {
     assert_eq!(names, ["pod1", "wire0"]);
     assert_eq!(report.backends[0].forwarding, "unreachable");
     assert!(
-        !config.bpffs.join("v1/links/tc_pod0").exists(),
+        !Pins::new(&config.bpffs).links().join("tc_pod0").exists(),
         "no stale pin"
     );
     assert!(!run(second.refresh()).expect("to refresh"), "nothing new");

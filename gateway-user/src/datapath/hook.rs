@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which hook of an interface to take, and why: pure.
+
+use std::path::{Path, PathBuf};
+
+use gateway_common::names::{PROG_TC, PROG_XDP};
+
+use crate::datapath::{
+    AttachMode,
+    interfaces::{Interface, Role},
+};
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the stack.
+    XdpGeneric,
+    /// tc ingress by a tcx link.
+    Tc,
+}
+
+/// Hooks to try in order, and what speaks for them.
+pub type Choice = (&'static [Hook], &'static str);
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 3] = [Self::XdpNative, Self::XdpGeneric, Self::Tc];
+
+    /// The word for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tcx",
+        }
+    }
+
+    /// The program that runs there.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::XdpNative | Self::XdpGeneric => PROG_XDP,
+            Self::Tc => PROG_TC,
+        }
+    }
+
+    /// Of the names of its pins. Modes of XDP have names of their own: changing
+    /// the mode is another link.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::XdpNative => "xdp_",
+            Self::XdpGeneric => "xdpgeneric_",
+            Self::Tc => "tc_",
+        }
+    }
+
+    /// Where its link is pinned. bpffs reserves dots, and no interface name
+    /// holds a colon.
+    pub fn pin(self, links: &Path, interface: &str) -> PathBuf {
+        links.join(format!("{}{}", self.prefix(), interface.replace('.', ":")))
+    }
+
+    /// What to try on an interface. With local pods, `auto` leaves XDP alone: a
+    /// frame that XDP redirects to a veth device whose other end has no NAPI
+    /// (neither an XDP program nor GRO, as in most pods) is lost
+    /// (veth_xdp_xmit).
+    pub fn choose(mode: AttachMode, interface: &Interface, role: Role, pods: bool) -> Choice {
+        const ASKED: &str = "asked for by `attach`";
+        match (role, mode) {
+            (Role::Pod, _) => (
+                &[Self::Tc],
+                "pods hand over super-packets with partial checksums, which only tc takes",
+            ),
+            (Role::Wire, AttachMode::Tc) => (&[Self::Tc], ASKED),
+            (Role::Wire, AttachMode::XdpNative) => (&[Self::XdpNative], ASKED),
+            (Role::Wire, AttachMode::XdpGeneric) => (&[Self::XdpGeneric], ASKED),
+            (Role::Wire, AttachMode::Auto) if interface.is_virtual => (
+                &[Self::Tc],
+                "auto: a virtual device hands over super-packets, which only tc takes",
+            ),
+            (Role::Wire, AttachMode::Auto) if pods => (
+                &[Self::Tc],
+                "auto: pods on this node lose the frames that XDP redirects to them",
+            ),
+            (Role::Wire, AttachMode::Auto) => (
+                &[Self::XdpNative, Self::Tc],
+                "auto: the driver runs XDP programs",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hook;
+    use crate::datapath::{
+        AttachMode,
+        interfaces::{Interface, Role},
+    };
+
+    #[test]
+    fn auto_takes_native_xdp_on_a_card_without_pods_only() {
+        let choose = |mode, is_virtual, role, pods| {
+            let interface = Interface {
+                is_virtual,
+                ..Interface::default()
+            };
+            Hook::choose(mode, &interface, role, pods)
+        };
+        let auto = AttachMode::Auto;
+        let (hooks, reason) = choose(auto, false, Role::Wire, false);
+        assert_eq!(hooks, [Hook::XdpNative, Hook::Tc]);
+        assert!(reason.contains("driver"), "{reason}");
+        for (is_virtual, role, pods, word) in [
+            (true, Role::Wire, false, "virtual"),
+            (false, Role::Wire, true, "redirects"),
+            (false, Role::Pod, true, "super-packets"),
+        ] {
+            let (hooks, reason) = choose(auto, is_virtual, role, pods);
+            assert_eq!(hooks, [Hook::Tc]);
+            assert!(reason.contains(word), "{reason}");
+        }
+        for (mode, hook) in [
+            (AttachMode::XdpNative, Hook::XdpNative),
+            (AttachMode::XdpGeneric, Hook::XdpGeneric),
+            (AttachMode::Tc, Hook::Tc),
+        ] {
+            let (hooks, reason) = choose(mode, true, Role::Wire, true);
+            assert_eq!(hooks, [hook], "without another try");
+            assert!(reason.contains("asked"), "{reason}");
+            let (hooks, _) = choose(mode, true, Role::Pod, true);
+            assert_eq!(hooks, [Hook::Tc], "pods always");
+        }
+    }
+}
