@@ -34,6 +34,18 @@ impl Default for InterfaceDrops {
     }
 }
 
+/// Answers of the programs' own on one processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Start of the span, on the coarse monotonic clock, nanoseconds.
+    pub since_ns: u64,
+    /// Answers given in it.
+    pub count: u64,
+}
+
+const _: () = assert!(size_of::<Answers>() == 16);
+
 /// Statistics of a service or a backend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,10 +86,16 @@ pub enum VerdictCounter {
     /// Rewritten and left to the stack, which delivers it on this node or, when
     /// there is no route, answers.
     LocalDelivery = 6,
+    /// Rewritten, but too long for the way out: the stack sends it in fragments,
+    /// as its sender allows.
+    Fragmented = 7,
+    /// A flow taken over in the middle of its connection. What became of the
+    /// packet is counted as well.
+    FlowAdopted = 8,
 }
 
 /// Entries of the verdict counter map.
-pub const VERDICT_COUNTERS: u32 = 7;
+pub const VERDICT_COUNTERS: u32 = 9;
 
 impl VerdictCounter {
     /// All counters with the label metrics use.
@@ -89,6 +107,8 @@ impl VerdictCounter {
         (Self::NoFlow, "no_flow"),
         (Self::Steered, "steered"),
         (Self::LocalDelivery, "local_delivery"),
+        (Self::Fragmented, "fragmented"),
+        (Self::FlowAdopted, "flow_adopted"),
     ];
 
     /// The label metrics and `sluice status` use.

@@ -26,7 +26,7 @@ pub enum DropReason {
     NoSocket = 8,
     /// A map held something the program cannot use (bad id or size).
     BadMapEntry = 9,
-    /// Longer than the MTU of the way out; the sender is not told (yet).
+    /// Longer than the MTU of the way out; the sender is told, within limits.
     PacketTooBig = 10,
     /// Replies to the new flow would be taken for those of another one, or would
     /// not come back this way, and the backend has no address for source

@@ -69,6 +69,9 @@ pub const SLOT_DEAD: u32 = 4;
 pub const KIND_DNAT: u32 = 1;
 /// Both addresses rewritten; the source port is from the reserved range.
 pub const KIND_SNAT: u32 = 2;
+/// Packets are wrapped, not rewritten: the translation of [`DIR_TO_BACKEND`] has
+/// the outer addresses, and no packet of the other direction comes by.
+pub const KIND_DSR: u32 = 3;
 
 /// State of one flow. Written by the kernel programs; the agent maps the array
 /// and only writes to slots in [`SLOT_CLOSING`], [`SLOT_DEAD`] or [`SLOT_FREE`]

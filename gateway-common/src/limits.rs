@@ -34,6 +34,12 @@ pub const MAX_BACKENDS: u32 = 65_536;
 pub const MAX_RING_CHUNKS: u32 = 65_536;
 /// Listening sockets of the agent (threads, times two during an upgrade).
 pub const MAX_SOCKETS: u32 = 512;
+/// Answers of the programs' own (ICMP) in a span of [`ANSWERS_NS`] on one
+/// processor; what would be answered beyond it is dropped without a word
+/// (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).
+pub const ANSWERS: u64 = 100;
+/// That span, nanoseconds.
+pub const ANSWERS_NS: u64 = 100_000_000;
 /// Source ports tried for one new SNAT flow before it is refused.
 pub const SNAT_PORT_TRIES: u32 = 16;
 /// First port of the default SNAT range: above Linux' ephemeral ports.

@@ -20,6 +20,14 @@ pub const PROG_TC_ICMP: &str = "tc_icmp";
 pub const PROG_XDP_NEW_FLOW: &str = "xdp_new_flow";
 /// First packets of flows at tc, called by [`PROG_TC`].
 pub const PROG_TC_NEW_FLOW: &str = "tc_new_flow";
+/// Wrapping at XDP, called by [`PROG_XDP`] and [`PROG_XDP_NEW_FLOW`].
+pub const PROG_XDP_ENCAP: &str = "xdp_encap";
+/// Wrapping at tc, called by [`PROG_TC`] and [`PROG_TC_NEW_FLOW`].
+pub const PROG_TC_ENCAP: &str = "tc_encap";
+/// Errors of the programs' own at XDP, called by the others.
+pub const PROG_XDP_ANSWER: &str = "xdp_answer";
+/// Errors of the programs' own at tc, called by the others.
+pub const PROG_TC_ANSWER: &str = "tc_answer";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -54,6 +62,8 @@ pub const MAP_DROPS: &str = "DROPS";
 pub const MAP_INTERFACE_DROPS: &str = "INTERFACE_DROPS";
 /// Per-CPU array: [`crate::counters::Count`] by verdict.
 pub const MAP_VERDICTS: &str = "VERDICTS";
+/// Per-CPU array of one: [`crate::counters::Answers`].
+pub const MAP_ANSWERS: &str = "ANSWERS";
 /// Array of one: [`crate::settings::Settings`].
 pub const MAP_SETTINGS: &str = "SETTINGS";
 /// Program array: what [`PROG_XDP`] calls, by `CALL_*`.
@@ -69,13 +79,26 @@ pub const MAP_SOCKETS: &str = "SOCKETS";
 pub const CALL_ICMP: u32 = 0;
 /// Index of the programs for first packets of flows.
 pub const CALL_NEW_FLOW: u32 = 1;
+/// Index of the programs that wrap packets.
+pub const CALL_ENCAP: u32 = 2;
+/// Index of the programs that answer with an ICMP error.
+pub const CALL_ANSWER: u32 = 3;
+/// Index of the programs that everything begins with: a packet whose flow is there
+/// now begins once more.
+pub const CALL_AGAIN: u32 = 4;
 /// Entries of the program arrays: room to append without a new layout.
 pub const CALL_SLOTS: u32 = 8;
 
 /// Every called program: the array and the index it is called by, and its name.
-pub const CALLED: [(&str, u32, &str); 4] = [
+pub const CALLED: [(&str, u32, &str); 10] = [
     (MAP_XDP_CALLS, CALL_ICMP, PROG_XDP_ICMP),
     (MAP_TC_CALLS, CALL_ICMP, PROG_TC_ICMP),
     (MAP_XDP_CALLS, CALL_NEW_FLOW, PROG_XDP_NEW_FLOW),
     (MAP_TC_CALLS, CALL_NEW_FLOW, PROG_TC_NEW_FLOW),
+    (MAP_XDP_CALLS, CALL_ENCAP, PROG_XDP_ENCAP),
+    (MAP_TC_CALLS, CALL_ENCAP, PROG_TC_ENCAP),
+    (MAP_XDP_CALLS, CALL_ANSWER, PROG_XDP_ANSWER),
+    (MAP_TC_CALLS, CALL_ANSWER, PROG_TC_ANSWER),
+    (MAP_XDP_CALLS, CALL_AGAIN, PROG_XDP),
+    (MAP_TC_CALLS, CALL_AGAIN, PROG_TC),
 ];

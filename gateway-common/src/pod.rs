@@ -10,7 +10,7 @@ use aya::Pod;
 use crate::{
     addr::Addr16,
     backend::Backend,
-    counters::{Count, InterfaceDrops, Stats},
+    counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
     next_hop::NextHop,
@@ -24,6 +24,8 @@ use crate::{
 unsafe impl Pod for Addr16 {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Backend {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Answers {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Count {}
 // SAFETY: see the module's documentation.

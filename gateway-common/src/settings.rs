@@ -17,8 +17,11 @@ pub struct Settings {
     pub config_generation: u32,
     /// Whether any service or steered listener has a range of ports: 1, else 0.
     pub port_ranges: u32,
+    /// Whether packets in the middle of a connection that has no flow get one: 1,
+    /// else 0. Another node that has the same VIP had it so far.
+    pub adopts_flows: u32,
     /// Always zero.
     pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 28);
+const _: () = assert!(size_of::<Settings>() == 32);

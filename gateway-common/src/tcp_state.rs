@@ -60,6 +60,30 @@ pub fn next(state: u32, flags: u32, direction: u32, other_flags: u32) -> u32 {
     }
 }
 
+/// The state after a packet with `flags` from the client of a flow whose backend
+/// answers past this node: nothing but the client's word for it.
+#[inline(always)]
+pub fn next_one_sided(state: u32, flags: u32) -> u32 {
+    if flags & FLAG_RST != 0 {
+        TCP_RESET
+    } else if flags & FLAG_FIN != 0 {
+        TCP_CLOSING
+    } else if flags & FLAG_SYN == 0 && flags & FLAG_ACK != 0 && state < TCP_ESTABLISHED {
+        TCP_ESTABLISHED
+    } else {
+        state
+    }
+}
+
+/// As [`timeout_s`], for such a flow: its backend may have more to send after the
+/// client's FIN, of which only acknowledgements are seen.
+pub const fn timeout_one_sided_s(state: u32, established_s: u32) -> u32 {
+    match state {
+        TCP_CLOSING => 120,
+        _ => timeout_s(state, established_s),
+    }
+}
+
 /// Seconds a flow may be idle in `state`; `established_s` of the service, or 0
 /// for the default.
 pub const fn timeout_s(state: u32, established_s: u32) -> u32 {
@@ -174,6 +198,24 @@ mod tests {
             assert_eq!(opens(flags), plain, "{flags:#x}");
         }
         assert!(opens(FLAG_SYN | 0xc0) && !opens(FLAG_SYN | FLAG_RST) && !opens(SYN_ACK));
+    }
+
+    #[test]
+    fn one_side_is_followed_by_the_clients_word() {
+        let mut state = TCP_SYN_SENT;
+        for (flags, expected) in [
+            (FLAG_SYN, TCP_SYN_SENT),
+            (FLAG_ACK, TCP_ESTABLISHED),
+            (FLAG_ACK, TCP_ESTABLISHED),
+            (FLAG_FIN | FLAG_ACK, TCP_CLOSING),
+            (FLAG_ACK, TCP_CLOSING),
+            (FLAG_RST, TCP_RESET),
+        ] {
+            state = next_one_sided(state, flags);
+            assert_eq!(state, expected, "{flags:#x}");
+        }
+        assert_eq!(timeout_one_sided_s(TCP_CLOSING, 5), 120);
+        assert_eq!(timeout_one_sided_s(TCP_ESTABLISHED, 5), 5);
     }
 
     #[test]

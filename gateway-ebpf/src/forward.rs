@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 OR MIT
 //! The way of a packet through the forwarding steps, at XDP and at tc alike.
 
+use core::mem::offset_of;
+
 use gateway_common::{
     counters::VerdictCounter,
     drop_reason::DropReason,
-    flow::PROTOCOL_TCP,
-    names::{CALL_ICMP, CALL_NEW_FLOW},
+    flow::{KIND_DSR, PROTOCOL_TCP},
+    names::{CALL_AGAIN, CALL_ANSWER, CALL_ENCAP, CALL_ICMP, CALL_NEW_FLOW},
+    next_hop::NextHop,
     tcp_state,
 };
 
 use crate::{
+    answer,
     context::Context,
+    encap,
     flow::{self, Flow},
     fragment::{self, Fragment},
     icmp, log,
-    packet::Packet,
+    maps::SETTINGS,
+    packet::{ETHERNET_LEN, Ipv4, Packet},
     parse::{self, PASS},
     rewrite, route, service,
     verdict::{self, Verdict},
+    word::load_u16,
 };
 
 /// Handles one frame.
@@ -61,14 +68,24 @@ pub fn icmp<C: Context>(ctx: &C) -> C::Action {
 #[inline(always)]
 pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
     let (verdict, nth) = judge(ctx, |packet| {
-        let flow = admit(packet)?;
-        send(ctx, packet, flow)
+        admit(packet)?;
+        // There is no room here for what all packets go through. The first
+        // program finds the flow now; should it be gone, the kernel bounds how
+        // often this can go on.
+        ctx.continue_with(CALL_AGAIN);
+        Err(Verdict::Drop(DropReason::HelperFailed))
     });
     // Here alone: a call takes of the stack even where it calls nothing.
     if let Verdict::Drop(reason) = verdict {
         log::exhausted(reason, nth);
     }
     ctx.action(verdict)
+}
+
+/// Handles a frame of a flow that is wrapped.
+#[inline(always)]
+pub fn encap<C: Context>(ctx: &C) -> C::Action {
+    handle(ctx, |packet| encap::handle(ctx, packet))
 }
 
 /// Parses a frame and takes it through `steps`; counts how its way ended.
@@ -93,15 +110,15 @@ fn judge<C: Context>(
         Err(verdict) => Err(verdict),
     };
     let nth = verdict::count(verdict, frame_len);
-    if let Verdict::Drop(reason) = verdict {
+    if let Verdict::Drop(reason) | Verdict::Answered(reason, _) = verdict {
         verdict::count_at_interface(reason, ctx.ifindex());
     }
     (verdict, nth)
 }
 
-/// The flow that a first packet starts.
+/// Creates the flow that a first packet starts.
 #[inline(always)]
-fn admit(packet: &Packet) -> Result<Flow, Verdict> {
+fn admit(packet: &Packet) -> Result<(), Verdict> {
     // Found just before; gone since, if at all.
     let service = service::find(&packet.key).ok_or(PASS)?;
     if packet.fragment == Fragment::Later {
@@ -109,21 +126,91 @@ fn admit(packet: &Packet) -> Result<Flow, Verdict> {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
     forwardable(packet)?;
-    if packet.key.proto == PROTOCOL_TCP && !tcp_state::opens(packet.tcp_flags) {
+    let adopted = packet.key.proto == PROTOCOL_TCP && !tcp_state::opens(packet.tcp_flags);
+    if adopted && !may_adopt(packet) {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
-    flow::create(packet, service).inspect_err(|_| service::count_refused(service))
+    let created = flow::create(packet, service, adopted);
+    match created {
+        // Its backend does not tell from what the packet says.
+        Err(Verdict::Pass(_)) => {}
+        Err(_) => service::count_refused(service),
+        Ok(()) if adopted => verdict::note(VerdictCounter::FlowAdopted, packet.ip_len),
+        Ok(()) => {}
+    }
+    created
+}
+
+/// Whether a packet without a flow may be one of a connection that came by
+/// another node so far. The ring is the same there.
+#[inline(always)]
+fn may_adopt(packet: &Packet) -> bool {
+    packet.tcp_flags & (tcp_state::FLAG_SYN | tcp_state::FLAG_RST) == 0
+        && SETTINGS
+            .get(0)
+            .is_some_and(|settings| settings.adopts_flows != 0)
 }
 
 /// Rewrites a packet of `flow` and sends it on.
 #[inline(always)]
 fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Verdict> {
+    if flow.kind() == KIND_DSR {
+        ctx.continue_with(CALL_ENCAP);
+        return Err(Verdict::Drop(DropReason::HelperFailed));
+    }
     if packet.fragment == Fragment::First {
         fragment::remember(packet);
     }
     let now_ns = flow.track(packet);
-    rewrite::apply(ctx, packet, flow.translation())?;
-    route::send(ctx, packet, &flow, now_ns)
+    let to = flow.translation();
+    let header = route::Header::of(packet, to);
+    let hop = route::next_hop(ctx, packet, &flow, &header, now_ns);
+    let hop = or_answer(ctx, packet, hop)?;
+    rewrite::apply(ctx, packet, to)?;
+    ctx.send(hop?)
+}
+
+/// What of `hop` concerns the packet once it is rewritten: the next hop, or why
+/// the stack gets it. One that is too long is fragmented by the stack if its
+/// sender allows it, else answered; the answer quotes it as it still is.
+#[inline(always)]
+pub fn or_answer<'a, C: Context>(
+    ctx: &C,
+    packet: &Packet,
+    hop: Result<&'a NextHop, Verdict>,
+) -> Result<Result<&'a NextHop, Verdict>, Verdict> {
+    match hop {
+        Err(Verdict::Drop(DropReason::PacketTooBig)) => {
+            if may_be_fragmented(ctx, packet) {
+                return Ok(Err(Verdict::Pass(VerdictCounter::Fragmented)));
+            }
+            ctx.continue_with(CALL_ANSWER);
+            Err(Verdict::Drop(DropReason::PacketTooBig))
+        }
+        Err(verdict @ Verdict::Drop(_)) => Err(verdict),
+        other => Ok(other),
+    }
+}
+
+/// Whether its sender lets routers fragment the packet: IPv4 without "do not
+/// fragment".
+#[inline(always)]
+fn may_be_fragmented<C: Context>(ctx: &C, packet: &Packet) -> bool {
+    const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
+    if packet.is_v6 {
+        return false;
+    }
+    ctx.header::<Ipv4>(ETHERNET_LEN).is_some_and(|ip| {
+        // SAFETY: `header` has compared its end with the end of the data.
+        let flags = unsafe { load_u16::<{ offset_of!(Ipv4, fragment_be) }>(ip) };
+        flags & DONT_FRAGMENT == 0
+    })
+}
+
+/// Answers a packet with an error, or passes one on that answers one of ours.
+#[inline(always)]
+pub fn answer<C: Context>(ctx: &C) -> C::Action {
+    handle(ctx, |packet| answer::handle(ctx, packet))
 }
 
 /// Refuses a packet that is ours but cannot be sent on as it is.

@@ -15,13 +15,15 @@ use core::mem::offset_of;
 use gateway_common::{
     addr::Addr16,
     checksum::{self, diff_address, diff16, fold},
-    flow::{DIR_TO_CLIENT, FlowDirection, KIND_SNAT, PROTOCOL_TCP},
+    flow::{DIR_TO_CLIENT, FlowDirection, KIND_DSR, KIND_SNAT, PROTOCOL_TCP},
+    names::{CALL_ANSWER, CALL_ENCAP},
     next_hop::NextHop,
 };
 
 use crate::{
     aligned::Aligned,
     context::Context,
+    encap,
     flow::{self, Flow},
     forward,
     packet::{ETHERNET_LEN, Icmp, Packet, Ports, Tcp, Udp},
@@ -33,7 +35,7 @@ use crate::{
 };
 
 /// Length of the header that precedes the quoted packet.
-const ICMP_LEN: usize = size_of::<Icmp>();
+pub const ICMP_LEN: usize = size_of::<Icmp>();
 
 /// Translates the error that `packet` is and sends it on; passes everything
 /// that is no error about a flow of ours.
@@ -47,6 +49,11 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     let icmp_offset = packet.l4_offset;
     let outer_dst = packet.key.dst;
     let sender = packet.key.src;
+    if encap::is_wrapped(ctx, packet.is_v6, icmp_offset + ICMP_LEN) {
+        // About a packet of ours around that of a client.
+        ctx.continue_with(CALL_ANSWER);
+        return Err(PASS);
+    }
     // From here on, the key and the transport are those of the quoted packet.
     parse::quoted(ctx, packet, icmp_offset + ICMP_LEN)?;
     // Whoever got the packet answers to where it came from.
@@ -54,6 +61,11 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
         return Err(PASS);
     }
     let flow = flow::find(packet).ok_or(PASS)?;
+    if flow.kind() == KIND_DSR {
+        // About what the backend sent past this node: it is the backend's.
+        ctx.continue_with(CALL_ENCAP);
+        return Err(PASS);
+    }
     forward::forwardable(packet)?;
     let to = flow.translation();
     let new_sender = new_sender(&flow, to, sender);
@@ -79,8 +91,9 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     if packet.is_v6 {
         ctx.balance_hop_limit();
     }
+    let to = route::Header::of(packet, to);
     let mut hop = Aligned(NextHop::NONE);
-    route::find(ctx, packet, to, &mut hop.0)?;
+    route::find(ctx, packet, &to, &mut hop.0)?;
     ctx.send(&hop.0)
 }
 

@@ -20,9 +20,13 @@ fn main() {}
 #[cfg(target_arch = "bpf")]
 mod aligned;
 #[cfg(target_arch = "bpf")]
+mod answer;
+#[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
 mod context;
+#[cfg(target_arch = "bpf")]
+mod encap;
 #[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
@@ -101,6 +105,30 @@ mod programs {
     #[classifier]
     pub fn tc_new_flow(ctx: TcContext) -> i32 {
         forward::new_flow(&ctx)
+    }
+
+    /// Wrapping at XDP, called by the above.
+    #[xdp]
+    pub fn xdp_encap(ctx: XdpContext) -> u32 {
+        forward::encap(&ctx)
+    }
+
+    /// Wrapping at tc, called by the above.
+    #[classifier]
+    pub fn tc_encap(ctx: TcContext) -> i32 {
+        forward::encap(&ctx)
+    }
+
+    /// Errors of our own at XDP, called by the above.
+    #[xdp]
+    pub fn xdp_answer(ctx: XdpContext) -> u32 {
+        forward::answer(&ctx)
+    }
+
+    /// Errors of our own at tc, called by the above.
+    #[classifier]
+    pub fn tc_answer(ctx: TcContext) -> i32 {
+        forward::answer(&ctx)
     }
 
     /// Steering at socket look-up.

@@ -19,6 +19,7 @@
 //! | SERVICE_STATS, BACKEND_STATS | id → packets, bytes, flows | programs | agent | per CPU: no shared cache line on the hot path |
 //! | DROPS, VERDICTS | reason, verdict → packets, bytes | programs | agent | per CPU, as above |
 //! | INTERFACE_DROPS | interface → packets by reason | programs, agent adds and removes interfaces | agent | per CPU; a hash, as indices of interfaces are not dense; not preallocated, as most of it stays empty |
+//! | ANSWERS | 0 → answers given lately | programs | programs | per CPU, as above |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
 //! | STEER | local address, port → sockets | agent | sk_lookup | exact match |
 //! | XDP_CALLS, TC_CALLS | index → program to go on in | agent | programs | the map type of tail calls; one each, as programs of one type call each other only |
@@ -30,7 +31,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     backend::Backend,
-    counters::{Count, InterfaceDrops, Stats, VERDICT_COUNTERS},
+    counters::{Answers, Count, InterfaceDrops, Stats, VERDICT_COUNTERS},
     drop_reason::DROP_REASON_SLOTS,
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
@@ -92,6 +93,9 @@ pub static INTERFACE_DROPS: PerCpuHashMap<u32, InterfaceDrops> =
 
 #[map]
 pub static VERDICTS: PerCpuArray<Count> = PerCpuArray::pinned(VERDICT_COUNTERS, 0);
+
+#[map]
+pub static ANSWERS: PerCpuArray<Answers> = PerCpuArray::pinned(1, 0);
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);

@@ -65,6 +65,12 @@ impl Packet {
 }
 
 impl Packet {
+    /// Whether it is a fragment without a transport header.
+    #[inline(always)]
+    pub fn is_later(&self) -> bool {
+        self.fragment == Fragment::Later
+    }
+
     /// Whether it is ICMP or ICMPv6.
     #[inline(always)]
     pub fn is_icmp(&self) -> bool {

@@ -84,6 +84,28 @@ pub fn header<C: Context>(
     }
 }
 
+/// Takes one hop off the time to live of the packet, which must be over 1. The
+/// sum that a device may have made is left as it is.
+#[inline(always)]
+pub fn hop<C: Context>(ctx: &C, is_v6: bool) -> Result<(), Verdict> {
+    if is_v6 {
+        let ip = ctx.header::<Ipv6>(ETHERNET_LEN).ok_or(OUT_OF_REACH)?;
+        // SAFETY: `header` has compared its end with the end of the data.
+        unsafe { *ip.add(offset_of!(Ipv6, hop_limit)) -= 1 };
+        return Ok(());
+    }
+    let ip = ctx.header::<Ipv4>(ETHERNET_LEN).ok_or(OUT_OF_REACH)?;
+    // SAFETY: as above.
+    unsafe {
+        *ip.add(offset_of!(Ipv4, ttl)) -= 1;
+        let old = load_u16::<{ offset_of!(Ipv4, check) }>(ip);
+        // The time to live is the upper byte of its word.
+        let new = checksum::apply(old, diff16(0x100_u16.to_be(), 0));
+        store_u16::<{ offset_of!(Ipv4, check) }>(ip, new);
+    }
+    Ok(())
+}
+
 #[inline(always)]
 fn ipv4<C: Context>(
     ctx: &C,
@@ -132,7 +154,7 @@ fn ipv6<C: Context>(
 ///
 /// The 16 bytes were compared with the end of the packet's data.
 #[inline(always)]
-unsafe fn address<const OFFSET: usize>(base: *mut u8, addr: &Addr16) {
+pub unsafe fn address<const OFFSET: usize>(base: *mut u8, addr: &Addr16) {
     let (halves, _) = addr.bytes.as_chunks::<8>();
     // SAFETY: by the caller's promise.
     unsafe {

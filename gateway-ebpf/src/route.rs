@@ -30,19 +30,20 @@ const AF_INET6: u8 = 10;
 /// `-EINVAL`: the look-up has read nothing but its flags.
 const UNKNOWN_FLAG: i64 = -22;
 
-/// Sends the rewritten packet of `flow` to the next hop of its new destination.
-/// `now_ns` is the coarse monotonic time.
+/// The next hop of a packet of `flow` that leaves with the header `to`. Valid
+/// until the program ends. `now_ns` is the coarse monotonic time.
 ///
 /// The kernel's answer is kept for [`NEXT_HOP_NS`]: asking is what a packet would
 /// spend most of its time on. Packets of one flow that differ in what else can
 /// choose a route (DSCP, flow label) take the same for as long.
 #[inline(always)]
-pub fn send<C: Context>(
+pub fn next_hop<C: Context>(
     ctx: &C,
     packet: &Packet,
     flow: &Flow,
+    to: &Header,
     now_ns: u64,
-) -> Result<Verdict, Verdict> {
+) -> Result<&'static NextHop, Verdict> {
     let (slot, generation) = flow.place();
     let ifindex_in = ctx.ifindex();
     let way = flow.direction() | u32::from(C::IS_XDP) << 1;
@@ -59,16 +60,42 @@ pub fn send<C: Context>(
         || kept.ifindex_in != ifindex_in
         || kept.way != way
     {
-        find(ctx, packet, flow.translation(), kept)?;
+        find(ctx, packet, to, kept)?;
         kept.expires_ns = now_ns + NEXT_HOP_NS;
         kept.slot = slot;
         kept.generation = generation;
         kept.ifindex_in = ifindex_in;
         kept.way = way;
-    } else if len(ctx, packet) > u32::from(kept.mtu) {
+    } else if len(ctx, packet) + to.overhead > u32::from(kept.mtu) {
         return Err(Verdict::Drop(DropReason::PacketTooBig));
     }
-    ctx.send(kept)
+    Ok(kept)
+}
+
+/// What the routing table is asked about: the outermost header of a packet as it
+/// leaves.
+pub struct Header<'a> {
+    /// Source and destination address.
+    pub addresses: [&'a Addr16; 2],
+    /// IP protocol number, or the number of the first transport.
+    pub proto: u8,
+    /// Source and destination port, network order; 0 without.
+    pub ports_be: [u16; 2],
+    /// Bytes by which the packet is longer than it came.
+    pub overhead: u32,
+}
+
+impl<'a> Header<'a> {
+    /// That of a packet rewritten as `to` says.
+    #[inline(always)]
+    pub fn of(packet: &Packet, to: &'a FlowDirection) -> Self {
+        Self {
+            addresses: [&to.new_src, &to.new_dst],
+            proto: packet.key.proto,
+            ports_be: [to.new_src_port_be, to.new_dst_port_be],
+            overhead: 0,
+        }
+    }
 }
 
 /// Bytes of the IP packet as it leaves. The kernel lets super-packets through
@@ -81,47 +108,19 @@ fn len<C: Context>(ctx: &C, packet: &Packet) -> u32 {
     }
 }
 
-/// Asks the kernel for the next hop of a packet rewritten as `to` says, and writes
-/// it to `found`, but for what it was asked for.
+/// Asks the kernel for the next hop of a packet that leaves with the header `to`,
+/// and writes it to `found`, but for what it was asked for.
 #[inline(always)]
 pub fn find<C: Context>(
     ctx: &C,
     packet: &Packet,
-    to: &FlowDirection,
+    to: &Header,
     found: &mut NextHop,
 ) -> Result<(), Verdict> {
     // SAFETY: integers and unions of integers only.
     let mut hop: Aligned<bpf_fib_lookup> = unsafe { mem::zeroed() };
     let hop = &mut hop.0;
-    hop.l4_protocol = packet.key.proto;
-    hop.sport = to.new_src_port_be;
-    hop.dport = to.new_dst_port_be;
-    // An IPv6 packet can be longer than that with its header.
-    hop.__bindgen_anon_1.tot_len = len(ctx, packet).min(u32::from(u16::MAX)) as u16;
-    hop.ifindex = ctx.ifindex();
-    if packet.is_v6 {
-        hop.family = AF_INET6;
-        hop.__bindgen_anon_2.flowinfo = packet.flow_info;
-        hop.__bindgen_anon_3.ipv6_src = words(&to.new_src);
-        hop.__bindgen_anon_4.ipv6_dst = words(&to.new_dst);
-    } else {
-        hop.family = AF_INET;
-        hop.__bindgen_anon_2.tos = packet.flow_info as u8;
-        hop.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(to.new_src.v4());
-        hop.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(to.new_dst.v4());
-    }
-    let flags = if C::IS_XDP {
-        0
-    } else {
-        BPF_FIB_LOOKUP_SKIP_NEIGH
-    };
-
-    let mut result = look_up(ctx, hop, flags);
-    if flags != 0 && result == UNKNOWN_FLAG {
-        // Before Linux 6.3, BPF_FIB_LOOKUP_SKIP_NEIGH is not known. Without it
-        // the stack sends what has no neighbour entry yet.
-        result = look_up(ctx, hop, 0);
-    }
+    let result = ask(ctx, packet, to, hop);
     if result < 0 {
         return Err(Verdict::Drop(DropReason::HelperFailed));
     }
@@ -147,6 +146,55 @@ pub fn find<C: Context>(
         // Among them: forwarding is switched off on the interface.
         _ => Err(Verdict::Drop(DropReason::NoRoute)),
     }
+}
+
+/// How long a packet may be, bytes, that leaves with the header `to`.
+#[inline(always)]
+pub fn mtu<C: Context>(ctx: &C, packet: &Packet, to: &Header) -> Option<u16> {
+    // SAFETY: integers and unions of integers only.
+    let mut hop: Aligned<bpf_fib_lookup> = unsafe { mem::zeroed() };
+    let hop = &mut hop.0;
+    let result = ask(ctx, packet, to, hop);
+    if result < 0 || result as u32 != BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        return None;
+    }
+    // SAFETY: both members are the same integer.
+    Some(unsafe { hop.__bindgen_anon_1.mtu_result })
+}
+
+/// Asks the kernel; its answer is in `hop`.
+#[inline(always)]
+fn ask<C: Context>(ctx: &C, packet: &Packet, to: &Header, hop: &mut bpf_fib_lookup) -> i64 {
+    let [src, dst] = to.addresses;
+    hop.l4_protocol = to.proto;
+    [hop.sport, hop.dport] = to.ports_be;
+    // An IPv6 packet can be longer than that with its header.
+    hop.__bindgen_anon_1.tot_len = (len(ctx, packet) + to.overhead).min(u32::from(u16::MAX)) as u16;
+    hop.ifindex = ctx.ifindex();
+    if packet.is_v6 {
+        hop.family = AF_INET6;
+        hop.__bindgen_anon_2.flowinfo = packet.flow_info;
+        hop.__bindgen_anon_3.ipv6_src = words(src);
+        hop.__bindgen_anon_4.ipv6_dst = words(dst);
+    } else {
+        hop.family = AF_INET;
+        hop.__bindgen_anon_2.tos = packet.flow_info as u8;
+        hop.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src.v4());
+        hop.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst.v4());
+    }
+    let flags = if C::IS_XDP {
+        0
+    } else {
+        BPF_FIB_LOOKUP_SKIP_NEIGH
+    };
+
+    let result = look_up(ctx, hop, flags);
+    if flags != 0 && result == UNKNOWN_FLAG {
+        // Before Linux 6.3, BPF_FIB_LOOKUP_SKIP_NEIGH is not known. Without it
+        // the stack sends what has no neighbour entry yet.
+        return look_up(ctx, hop, 0);
+    }
+    result
 }
 
 #[inline(always)]

@@ -19,6 +19,9 @@ pub enum Verdict {
     Sent(i32),
     /// Gone, for the reason given.
     Drop(DropReason),
+    /// Gone, for the reason given, and its sender told: the action a redirect of
+    /// the answer returned, or none to leave it to the kernel's stack.
+    Answered(DropReason, Option<i32>),
 }
 
 /// Counts a verdict on `bytes` bytes; how many were dropped so far for this
@@ -28,7 +31,9 @@ pub fn count(verdict: Verdict, bytes: u32) -> u64 {
     let (counter, nth) = match verdict {
         Verdict::Pass(counter) => (counter, 0),
         Verdict::Sent(_) => (VerdictCounter::Forwarded, 0),
-        Verdict::Drop(reason) => (VerdictCounter::Dropped, add(&DROPS, reason as u32, bytes)),
+        Verdict::Drop(reason) | Verdict::Answered(reason, _) => {
+            (VerdictCounter::Dropped, add(&DROPS, reason as u32, bytes))
+        }
     };
     let _ = add(&VERDICTS, counter as u32, bytes);
     nth
@@ -47,6 +52,12 @@ pub fn count_at_interface(reason: DropReason, ifindex: u32) {
         let packets: *mut u64 = (&raw mut (*drops).packets).cast();
         *packets.add(reason as usize & (DROP_REASON_SLOTS as usize - 1)) += 1;
     }
+}
+
+/// Counts a packet of `bytes` bytes under a name that is no verdict.
+#[inline(always)]
+pub fn note(counter: VerdictCounter, bytes: u32) {
+    let _ = add(&VERDICTS, counter as u32, bytes);
 }
 
 /// Adds a packet; the packets counted so far on this CPU.

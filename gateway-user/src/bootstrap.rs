@@ -36,6 +36,9 @@ pub struct Bootstrap {
     /// Addresses claimed as local. Default: none, and listeners without `bind`
     /// answer on every address of the node.
     pub vips: Vec<IpAddr>,
+    /// Other nodes have the same VIPs: connections that came by them so far are
+    /// taken over, where the mode of a service allows it.
+    pub shared_vips: bool,
     /// How programs are attached.
     pub attach: AttachMode,
     /// How forwarded packets are rewritten unless a service says otherwise.
@@ -188,6 +191,7 @@ impl Default for Bootstrap {
             wire_interfaces: Vec::new(),
             pod_interfaces: datapath.pod_interfaces,
             vips: Vec::new(),
+            shared_vips: false,
             attach: AttachMode::Auto,
             forwarding: ForwardingMode::Auto,
             sources: Vec::new(),
@@ -374,6 +378,7 @@ impl Bootstrap {
             wire_interfaces: self.wire_interfaces.clone(),
             pod_interfaces: self.pod_interfaces.clone(),
             vips: self.vips.clone(),
+            shared_vips: self.shared_vips,
             attach: self.attach,
             forwarding: self.forwarding,
             snat_ports: self.snat_ports.clone(),

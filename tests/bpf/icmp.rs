@@ -16,19 +16,21 @@ use crate::{
 
 /// An error with the packet it quotes.
 #[derive(Clone, Debug)]
-struct Error {
-    from: IpAddr,
-    to: IpAddr,
-    ttl: u8,
+pub struct Error {
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub ttl: u8,
+    /// Identification of IPv4.
+    pub id: u16,
     /// Type, code, and the four bytes that follow the checksum.
-    head: ([u8; 2], [u8; 4]),
+    pub head: ([u8; 2], [u8; 4]),
     /// The quoted packet, from its IP header on.
-    quoted: Vec<u8>,
+    pub quoted: Vec<u8>,
 }
 
 impl Error {
     /// "Too big" (RFC 1191, RFC 4443) about a packet of `frame`.
-    fn too_big(from: IpAddr, to: IpAddr, frame: &[u8], quoted: usize) -> Self {
+    pub fn too_big(from: IpAddr, to: IpAddr, frame: &[u8], quoted: usize) -> Self {
         let head = match to {
             IpAddr::V4(_) => ([3, 4], [0, 0, 0x05, 0x14]),
             IpAddr::V6(_) => ([2, 0], [0, 0, 0x05, 0x14]),
@@ -37,12 +39,13 @@ impl Error {
             from,
             to,
             ttl: 61,
+            id: 0x4321,
             head,
             quoted: frame[14..][..quoted].to_vec(),
         }
     }
 
-    fn frame(&self, src: [u8; 6], dst: [u8; 6]) -> Vec<u8> {
+    pub fn frame(&self, src: [u8; 6], dst: [u8; 6]) -> Vec<u8> {
         let ([kind, code], detail) = self.head;
         let mut frame = [dst, src].concat();
         let len = 8 + self.quoted.len();
@@ -56,7 +59,7 @@ impl Error {
                     to.octets(),
                 )
                 .unwrap();
-                ip.identification = 0x4321;
+                ip.identification = self.id;
                 ip.header_checksum = ip.calc_header_checksum();
                 frame.extend([8, 0]);
                 ip.write_raw(&mut frame).unwrap();
@@ -97,7 +100,7 @@ impl Error {
     }
 
     /// As it comes in by an interface.
-    fn received(&self, interface: &str) -> Vec<u8> {
+    pub fn received(&self, interface: &str) -> Vec<u8> {
         if interface == WIRE {
             self.frame(CLIENT_MAC, WIRE_MAC)
         } else {
@@ -106,7 +109,7 @@ impl Error {
     }
 
     /// As it leaves, having come in by an interface.
-    fn sent(&self, hook: Hook, came_by: &str) -> Vec<u8> {
+    pub fn sent(&self, hook: Hook, came_by: &str) -> Vec<u8> {
         let (src, dst) = match hook {
             Hook::Xdp => macs_to(self.to),
             Hook::Tc if came_by == WIRE => (CLIENT_MAC, WIRE_MAC),
@@ -204,6 +207,7 @@ fn an_error_about_a_packet_to_the_backend_reaches_the_client() {
             for len in lengths(&rewritten, is_v6) {
                 let error = Error::too_big(sender, source.ip(), &rewritten, len);
                 let expected = Error {
+                    id: 0x4321,
                     // The client knows nobody behind the gateway.
                     from: vip.ip(),
                     to: client.ip(),
@@ -231,6 +235,7 @@ fn an_error_about_a_packet_to_the_client_reaches_the_backend() {
             for len in lengths(&rewritten, is_v6) {
                 let error = Error::too_big(sender, vip.ip(), &rewritten, len);
                 let expected = Error {
+                    id: 0x4321,
                     from: if snat { source.ip() } else { sender },
                     to: backend.ip(),
                     ttl: error.ttl - 1,
@@ -351,6 +356,7 @@ fn checksums_are_right_for_every_value_they_take() {
                 let error =
                     Error::too_big(backend.ip(), source.ip(), &rewritten, rewritten.len() - 14);
                 let expected = Error {
+                    id: 0x4321,
                     from: vip.ip(),
                     to: client.ip(),
                     ttl: error.ttl - 1,
@@ -375,6 +381,7 @@ fn echo_is_left_to_the_stack() {
                 icmpv6::TYPE_ECHO_REQUEST
             };
             let echo = Error {
+                id: 0x4321,
                 from: client.ip(),
                 to: vip.ip(),
                 ttl: 64,

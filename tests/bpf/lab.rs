@@ -156,6 +156,14 @@ impl Lab {
         self.run_segmented(interface, frame, 0)
     }
 
+    /// How a packet goes back to the client that came in by the wire.
+    pub fn to_client(&self) -> Action {
+        match self.hook {
+            Hook::Tc => Action::Redirect,
+            Hook::Xdp => Action::Back,
+        }
+    }
+
     /// As [`Self::run`], for a super-packet of segments with `segment_len` bytes
     /// of payload (tc only).
     pub fn run_segmented(&mut self, interface: &str, frame: &[u8], segment_len: u32) -> Outcome {

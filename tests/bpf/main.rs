@@ -6,7 +6,9 @@
 //! own, so the tests run side by side. What comes out is compared whole, with a
 //! packet built from scratch. They need root; without it they print SKIPPED.
 
+mod adopt;
 mod drops;
+mod dsr;
 mod flow;
 mod forward_v4;
 mod forward_v6;
@@ -26,4 +28,5 @@ mod property;
 mod select;
 mod snat;
 mod steer;
+mod too_big;
 mod udp;

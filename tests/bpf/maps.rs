@@ -5,14 +5,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, Queue},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, Queue},
+    util::nr_cpus,
 };
 use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_DNAT, FORWARD_SNAT},
-    counters::{Count, Stats, VerdictCounter},
+    counters::{Answers, Count, Stats, VerdictCounter},
     drop_reason::DropReason,
     flow::{FlowKey, FlowRef, FlowSlot, PROTOCOL_TCP},
+    limits::ANSWERS,
     names,
     port_range::{MAX_PORT_RANGES, PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES},
     service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
@@ -79,6 +81,7 @@ pub fn set_settings(ebpf: &mut Ebpf) {
         snat_port_max: u32::from(*PORTS.end()),
         config_generation: 3,
         port_ranges: 0,
+        adopts_flows: 0,
         _pad: 0,
     };
     map.set(0, settings, 0).unwrap();
@@ -266,9 +269,33 @@ impl Lab {
         let map = self.ebpf.map_mut(names::MAP_PORT_RANGES).unwrap();
         let mut map: HashMap<_, PortRangesKey, PortRanges> = map.try_into().unwrap();
         map.insert(key, value, 0).unwrap();
+        self.set(|settings| settings.port_ranges = 1);
+    }
+
+    /// Uses up what may be answered, for an hour.
+    pub fn exhaust_answers(&mut self) {
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is that of a live timespec, which the call fills.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        let answers = Answers {
+            since_ns: (now.tv_sec as u64 + 3_600) * 1_000_000_000,
+            count: ANSWERS,
+        };
+        let map = self.ebpf.map_mut(names::MAP_ANSWERS).unwrap();
+        let mut map: PerCpuArray<_, Answers> = map.try_into().unwrap();
+        let cpus = nr_cpus().unwrap();
+        let values = PerCpuValues::try_from(vec![answers; cpus]).unwrap();
+        map.set(0, values, 0).unwrap();
+    }
+
+    /// Changes the settings.
+    pub fn set(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings: Array<_, Settings> = array(&mut self.ebpf, names::MAP_SETTINGS);
         let mut value = settings.get(&0, 0).unwrap();
-        value.port_ranges = 1;
+        change(&mut value);
         settings.set(0, value, 0).unwrap();
     }
 

@@ -152,6 +152,7 @@ fn tcp_route(text: &mut Text, depth: usize, route: &TcpRoute) {
         ForwardingMode::Auto => "",
         ForwardingMode::Dnat => " dnat",
         ForwardingMode::Snat => " snat",
+        ForwardingMode::Dsr => " dsr",
     });
     text.line(depth, line);
     for TcpDestination { cluster, weight } in destinations {

@@ -16,6 +16,7 @@ pub mod attached;
 pub mod backend;
 pub mod budget;
 pub mod client;
+pub mod decap;
 pub mod foreign;
 pub mod gateway;
 pub mod lab;

@@ -19,8 +19,8 @@ use serde_json::Value;
 use crate::scene;
 
 pub const VIP: Ipv6Addr = Ipv6Addr::new(0xfd97, 0, 0, 0, 0, 0, 0, 1);
-const CLIENT: Ipv6Addr = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 2);
-const BACKEND: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2);
+pub const CLIENT: Ipv6Addr = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 2);
+pub const BACKEND: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2);
 
 /// Adds addresses and routes of IPv6 to the client's link and to that of the
 /// first backend. Forwarding is left to the agent.

@@ -89,6 +89,25 @@ pub trait Context {
     /// Sends the frame to a next hop.
     fn send(&self, hop: &NextHop) -> Result<Verdict, Verdict>;
 
+    /// Makes room for a header of `len` bytes behind the Ethernet header, of an
+    /// IPv6 or an IPv4 packet that then holds the one there is. The segments of a
+    /// super-packet get shorter by as much, unless `is_datagram`. All pointers
+    /// from [`Self::header`] are void afterwards.
+    fn wrap(&self, is_v6: bool, is_datagram: bool, len: usize) -> Result<(), Verdict>;
+
+    /// Cuts the frame to `len` bytes, if it has more; what a super-packet was to
+    /// be cut into is then no matter any more. All pointers from [`Self::header`]
+    /// are void afterwards.
+    fn cut(&self, len: usize) -> Result<(), Verdict>;
+
+    /// Inserts `by` bytes behind the Ethernet header, or takes as many out. All
+    /// pointers from [`Self::header`] are void afterwards.
+    fn shift(&self, by: i32) -> Result<(), Verdict>;
+
+    /// Whether a device is still to complete the transport checksum at `offset`,
+    /// which then holds the sum of the pseudo header alone.
+    fn is_sum_partial(&self, offset: usize) -> bool;
+
     /// The kernel's action for a verdict.
     fn action(&self, verdict: Verdict) -> Self::Action;
 }

@@ -6,16 +6,18 @@ use core::mem::offset_of;
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
     },
-    helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_skb_pull_data},
+    helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data},
     programs::TcContext,
 };
 use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
 
 use super::{Context, L4Checksum, pointer};
-use crate::{aligned::Aligned, maps::TC_CALLS, verdict::Verdict};
+use crate::{aligned::Aligned, maps::TC_CALLS, verdict::Verdict, word::load_u16};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -62,7 +64,7 @@ impl Context for TcContext {
 
     #[inline(always)]
     fn make_linear(&self, len: usize) {
-        if self.data() + len > self.data_end() && self.len() as usize >= len {
+        if Context::data(self) + len > Context::data_end(self) && self.len() as usize >= len {
             // A failure shows as headers out of reach.
             // SAFETY: the kernel's context is valid while the program runs.
             let _ = unsafe { bpf_skb_pull_data(self.skb.skb, len as u32) };
@@ -140,11 +142,70 @@ impl Context for TcContext {
     }
 
     #[inline(always)]
+    fn wrap(&self, is_v6: bool, is_datagram: bool, len: usize) -> Result<(), Verdict> {
+        let family = if is_v6 {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        };
+        let flags = if is_datagram {
+            family | BPF_F_ADJ_ROOM_FIXED_GSO
+        } else {
+            family
+        };
+        self.skb
+            .adjust_room(
+                len as i32,
+                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+                u64::from(flags),
+            )
+            .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
+    }
+
+    #[inline(always)]
+    fn cut(&self, len: usize) -> Result<(), Verdict> {
+        if self.len() as usize <= len {
+            return Ok(());
+        }
+        // SAFETY: the kernel's context is valid while the program runs.
+        match unsafe { bpf_skb_change_tail(self.skb.skb, len as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(Verdict::Drop(DropReason::HelperFailed)),
+        }
+    }
+
+    #[inline(always)]
+    fn shift(&self, by: i32) -> Result<(), Verdict> {
+        self.skb
+            .adjust_room(by, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0)
+            .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
+    }
+
+    #[inline(always)]
+    fn is_sum_partial(&self, offset: usize) -> bool {
+        let read = || {
+            let check = self.header::<u16>(offset)?;
+            // SAFETY: `header` has compared its end with the end of the data.
+            Some(unsafe { load_u16::<0>(check) })
+        };
+        // Without a change of the pseudo header, the helper changes every
+        // checksum but a partial one.
+        let before = read();
+        let one = 1;
+        let changed = self.l4_csum_replace(offset, 0, one, 0).is_ok() && read() != before;
+        if changed {
+            let back = u64::from(!(one as u16));
+            let _ = self.l4_csum_replace(offset, 0, back, 0);
+        }
+        !changed
+    }
+
+    #[inline(always)]
     fn action(&self, verdict: Verdict) -> i32 {
         match verdict {
             // Not TC_ACT_OK: programs attached after this one want it too.
-            Verdict::Pass(_) => TC_ACT_UNSPEC,
-            Verdict::Sent(action) => action,
+            Verdict::Pass(_) | Verdict::Answered(_, None) => TC_ACT_UNSPEC,
+            Verdict::Sent(action) | Verdict::Answered(_, Some(action)) => action,
             Verdict::Drop(_) => TC_ACT_SHOT,
         }
     }

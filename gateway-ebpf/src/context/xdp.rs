@@ -6,7 +6,7 @@ use core::mem::offset_of;
 use aya_ebpf::{
     EbpfContext,
     bindings::{xdp_action, xdp_md},
-    helpers::bpf_redirect,
+    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
@@ -16,8 +16,10 @@ use crate::{
     maps::XDP_CALLS,
     packet::Ethernet,
     verdict::Verdict,
-    word::{load_u16, store_u16},
+    word::{load_u16, load_u32, load_u64, store_u16, store_u32, store_u64},
 };
+
+const FAILED: Verdict = Verdict::Drop(DropReason::HelperFailed);
 
 impl Context for XdpContext {
     type Action = u32;
@@ -118,10 +120,59 @@ impl Context for XdpContext {
     }
 
     #[inline(always)]
+    fn wrap(&self, _is_v6: bool, _is_datagram: bool, len: usize) -> Result<(), Verdict> {
+        self.shift(len as i32)
+    }
+
+    #[inline(always)]
+    fn cut(&self, len: usize) -> Result<(), Verdict> {
+        let surplus = self.frame_len() as i32 - len as i32;
+        if surplus <= 0 {
+            return Ok(());
+        }
+        // SAFETY: the kernel's context is valid while the program runs.
+        match unsafe { bpf_xdp_adjust_tail(self.ctx, -surplus) } {
+            0 => Ok(()),
+            _ => Err(FAILED),
+        }
+    }
+
+    #[inline(always)]
+    fn shift(&self, by: i32) -> Result<(), Verdict> {
+        let ethernet = self.header::<Ethernet>(0).ok_or(FAILED)?;
+        // SAFETY: `header` has compared its end with the end of the data; the
+        // header is 14 bytes long.
+        let (macs, rest, ether_type) = unsafe {
+            (
+                load_u64::<0>(ethernet),
+                load_u32::<8>(ethernet),
+                load_u16::<12>(ethernet),
+            )
+        };
+        // SAFETY: the kernel's context is valid while the program runs.
+        if unsafe { bpf_xdp_adjust_head(self.ctx, -by) } != 0 {
+            return Err(FAILED);
+        }
+        let ethernet = self.header::<Ethernet>(0).ok_or(FAILED)?;
+        // SAFETY: as above.
+        unsafe {
+            store_u64::<0>(ethernet, macs);
+            store_u32::<8>(ethernet, rest);
+            store_u16::<12>(ethernet, ether_type);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn is_sum_partial(&self, _offset: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn action(&self, verdict: Verdict) -> u32 {
         match verdict {
-            Verdict::Pass(_) => xdp_action::XDP_PASS,
-            Verdict::Sent(action) => action as u32,
+            Verdict::Pass(_) | Verdict::Answered(_, None) => xdp_action::XDP_PASS,
+            Verdict::Sent(action) | Verdict::Answered(_, Some(action)) => action as u32,
             Verdict::Drop(_) => xdp_action::XDP_DROP,
         }
     }

@@ -7,22 +7,23 @@ use aya_ebpf::{
 };
 use gateway_common::{
     addr::Addr16,
-    backend::{Backend, FORWARD_SNAT},
+    backend::{Backend, FORWARD_DSR, FORWARD_SNAT},
     checksum::{diff_address, diff16, fold},
+    counters::VerdictCounter,
     drop_reason::DropReason,
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, KIND_DNAT,
-        KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE,
+        KIND_DSR, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE,
     },
     limits::SNAT_PORT_TRIES,
     maglev,
     service::ServiceValue,
     settings::Settings,
-    tcp_state::TCP_SYN_SENT,
+    tcp_state::{TCP_ESTABLISHED, TCP_SYN_SENT},
     udp_state::UDP_ONE_WAY,
 };
 
-use super::{Flow, change_state, load_state, reference, referenced_slot};
+use super::{change_state, load_state, reference, referenced_slot};
 use crate::{
     aligned::Aligned,
     atomic,
@@ -50,16 +51,27 @@ enum Refusal {
     Full,
 }
 
-/// Creates the flow of a first packet to `service` and activates it.
+/// Creates the flow of a first packet to `service` and activates it. The packet
+/// of an `adopted` one is not the first of its connection, only the first here.
 #[inline(always)]
-pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> {
+pub fn create(packet: &Packet, service: &ServiceValue, adopted: bool) -> Result<(), Verdict> {
     let settings = SETTINGS
         .get(0)
         .ok_or(Verdict::Drop(DropReason::BadMapEntry))?;
     let (backend_id, backend) = select::backend(packet, service, settings.hash_seed)?;
+    let is_own_client = backend.addr == packet.key.src;
+    if adopted && (backend.forwarding == FORWARD_SNAT || is_own_client) {
+        // Only the other node knows by which port.
+        return Err(Verdict::Pass(VerdictCounter::NoFlow));
+    }
     let claim = claim().ok_or(Verdict::Drop(DropReason::FlowTableFull))?;
 
-    let inserted = insert_keys(packet, backend, settings, &claim);
+    let is_direct = backend.forwarding == FORWARD_DSR && !is_own_client;
+    let inserted = if is_direct {
+        insert_direct(&packet.key, backend, &claim)
+    } else {
+        insert_keys(packet, backend, settings, &claim, adopted)
+    };
     if let Err(reason) = inserted {
         claim.give_back();
         service::update(&BACKEND_STATS, backend_id, |stats| stats.refused += 1);
@@ -69,10 +81,12 @@ pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> 
     // SAFETY: the slot is claimed: no other program and not the agent uses it.
     unsafe {
         let slot = claim.slot;
-        (*slot).tcp_state = if packet.key.proto == PROTOCOL_TCP {
-            TCP_SYN_SENT
-        } else {
+        (*slot).tcp_state = if packet.key.proto != PROTOCOL_TCP {
             UDP_ONE_WAY
+        } else if adopted {
+            TCP_ESTABLISHED
+        } else {
+            TCP_SYN_SENT
         };
         (*slot).service_id = service.service_id;
         (*slot).backend_id = backend_id;
@@ -85,10 +99,7 @@ pub fn create(packet: &Packet, service: &ServiceValue) -> Result<Flow, Verdict> 
     }
     service::update(&SERVICE_STATS, service.service_id, |stats| stats.flows += 1);
     service::update(&BACKEND_STATS, backend_id, |stats| stats.flows += 1);
-    Ok(Flow {
-        slot: claim.slot,
-        reference: claim.reference(DIR_TO_BACKEND).0,
-    })
+    Ok(())
 }
 
 /// Takes a slot off the free list. An index that is listed twice, or whose slot
@@ -142,6 +153,7 @@ fn insert_keys(
     backend: &Backend,
     settings: &Settings,
     claim: &Claim,
+    adopted: bool,
 ) -> Result<(), DropReason> {
     let original = &packet.key;
     let mut reply = Aligned(FlowKey {
@@ -159,7 +171,8 @@ fn insert_keys(
     let reply = &mut reply.0;
     let reply_ref = claim.reference(DIR_TO_CLIENT);
 
-    // A backend that is its own client would answer itself past this node.
+    // A backend that is its own client would answer itself past this node, and
+    // takes no packet that says to come from it.
     let mut kind = if backend.forwarding == FORWARD_SNAT || backend.addr == original.src {
         KIND_SNAT
     } else {
@@ -169,6 +182,8 @@ fn insert_keys(
         match insert(reply, &reply_ref.0) {
             Ok(()) => {}
             Err(Refusal::Full) => return Err(DropReason::FlowTableFull),
+            // Another source port than before would be another connection.
+            Err(Refusal::Taken) if adopted => return Err(DropReason::ReplyTupleTaken),
             // The client uses this port towards the same backend already, by
             // another address of ours.
             Err(Refusal::Taken) => kind = KIND_SNAT,
@@ -212,6 +227,43 @@ fn insert_keys(
             // The same SYN on another CPU; the client sends it again if need be.
             Refusal::Taken => DropReason::ReplyTupleTaken,
         }
+    })
+}
+
+/// Writes the outer addresses to the slot and inserts the only key: no reply
+/// comes by.
+#[inline(always)]
+fn insert_direct(original: &FlowKey, backend: &Backend, claim: &Claim) -> Result<(), DropReason> {
+    if backend.snat_addr == Addr16::ANY {
+        return Err(DropReason::BadMapEntry);
+    }
+    // SAFETY: the slot is claimed: no other program and not the agent uses it.
+    unsafe {
+        (*claim.slot).kind = KIND_DSR;
+        let to_backend = &raw mut (*claim.slot).dir[DIR_TO_BACKEND as usize];
+        (*to_backend).key = *original;
+        (*to_backend).new_src = backend.snat_addr;
+        (*to_backend).new_dst = backend.addr;
+        (*to_backend).new_src_port_be = original.src_port_be;
+        (*to_backend).new_dst_port_be = original.dst_port_be;
+        complete(to_backend);
+        // As the replies would be: a key that no flow has.
+        let to_client = &raw mut (*claim.slot).dir[DIR_TO_CLIENT as usize];
+        (*to_client).key = *original;
+        (*to_client).key.src = original.dst;
+        (*to_client).key.dst = original.src;
+        (*to_client).key.src_port_be = original.dst_port_be;
+        (*to_client).key.dst_port_be = original.src_port_be;
+        (*to_client).new_src = original.dst;
+        (*to_client).new_dst = original.src;
+        (*to_client).new_src_port_be = original.dst_port_be;
+        (*to_client).new_dst_port_be = original.src_port_be;
+        complete(to_client);
+    }
+    insert(original, &claim.reference(DIR_TO_BACKEND).0).map_err(|refusal| match refusal {
+        Refusal::Full => DropReason::FlowTableFull,
+        // The same packet on another CPU.
+        Refusal::Taken => DropReason::ReplyTupleTaken,
     })
 }
 

@@ -123,10 +123,40 @@ impl Flow {
         true
     }
 
+    /// As [`Self::track`], for a flow whose backend answers past this node.
+    #[inline(always)]
+    pub fn track_one_sided(&self, packet: &Packet) -> u64 {
+        let (now_ns, tcp_state) = self.count(packet);
+        if tcp_state < tcp_state::TCP_ESTABLISHED
+            || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
+        {
+            self.advance(packet.tcp_flags, |state, flags, _, _| {
+                tcp_state::next_one_sided(state, flags)
+            });
+        }
+        now_ns
+    }
+
     /// Counts the packet and follows the connection's state. The time, in
     /// nanoseconds of the coarse monotonic clock.
     #[inline(always)]
     pub fn track(&self, packet: &Packet) -> u64 {
+        let (now_ns, tcp_state) = self.count(packet);
+        if tcp_state < tcp_state::TCP_ESTABLISHED
+            || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
+        {
+            self.advance(packet.tcp_flags, tcp_state::next);
+        } else if tcp_state == UDP_ONE_WAY && self.direction() == DIR_TO_CLIENT {
+            // SAFETY: `slot` is an element of the slot array. Whoever comes
+            // second writes the same.
+            unsafe { ptr::write_volatile(&raw mut (*self.slot).tcp_state, UDP_TWO_WAY) };
+        }
+        now_ns
+    }
+
+    /// Counts the packet; the time, and the connection's state.
+    #[inline(always)]
+    fn count(&self, packet: &Packet) -> (u64, u32) {
         let slot = self.slot;
         let direction = self.direction();
         // SAFETY: a helper without arguments.
@@ -147,25 +177,19 @@ impl Flow {
         };
         service::count_packet(&SERVICE_STATS, service_id, direction, packet.ip_len);
         service::count_packet(&BACKEND_STATS, backend_id, direction, packet.ip_len);
-        if tcp_state < tcp_state::TCP_ESTABLISHED
-            || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
-        {
-            self.advance(packet.tcp_flags);
-        } else if tcp_state == UDP_ONE_WAY && direction == DIR_TO_CLIENT {
-            // SAFETY: as above. Whoever comes second writes the same.
-            unsafe { ptr::write_volatile(&raw mut (*slot).tcp_state, UDP_TWO_WAY) };
-        }
-        now_ns
+        (now_ns, tcp_state)
     }
 
-    /// Takes `flags` into the connection's state.
+    /// Takes `flags` into the connection's state, of which `next` says what
+    /// follows: from the state, the flags, the direction, and the flags seen in
+    /// the other one.
     ///
     /// The state only ever rises. Two CPUs that see the two FINs at the same
     /// time both publish their own flag before they read the other's, so at
     /// least one of them sees both; and the lower of two states never
     /// overwrites the higher.
     #[inline(always)]
-    fn advance(&self, flags: u32) {
+    fn advance(&self, flags: u32, next: impl Fn(u32, u32, u32, u32) -> u32) {
         let slot = self.slot;
         let own = self.direction() as usize;
         // SAFETY: `slot` is an element of the slot array; all words here are
@@ -181,7 +205,7 @@ impl Flow {
         // A lost race means that the state has risen, which it can do five
         // times at most.
         for _ in 0..5 {
-            reached = tcp_state::next(current, flags, self.direction(), other_flags);
+            reached = next(current, flags, self.direction(), other_flags);
             if reached <= current {
                 break;
             }

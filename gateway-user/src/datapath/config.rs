@@ -34,6 +34,9 @@ pub struct DatapathConfig {
     pub max_backends: u32,
     /// Chunks of 16 slots for all rings together.
     pub max_ring_chunks: u32,
+    /// Other nodes have the same VIPs: connections that came by them so far are
+    /// taken over.
+    pub shared_vips: bool,
     /// Seed of the flow hash; nodes that share a VIP need the same.
     pub hash_seed: u32,
 }
@@ -52,6 +55,7 @@ impl Default for DatapathConfig {
             max_services: limits::MAX_SERVICES,
             max_backends: limits::MAX_BACKENDS,
             max_ring_chunks: limits::MAX_RING_CHUNKS,
+            shared_vips: false,
             hash_seed: 0x51_1c_e0_01,
         }
     }

@@ -12,8 +12,8 @@ use std::{collections::HashMap, time::Duration};
 
 use gateway_common::{
     flow::{
-        DIR_TO_BACKEND, DIR_TO_CLIENT, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING, SLOT_DEAD,
-        SLOT_FREE,
+        DIR_TO_BACKEND, DIR_TO_CLIENT, KIND_DSR, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
+        SLOT_DEAD, SLOT_FREE,
     },
     tcp_state, udp_state,
 };
@@ -140,10 +140,12 @@ impl Sweeper {
 }
 
 fn is_over(slot: &Slot, now: u64) -> bool {
-    let (state, established_s, created) = slot.timing();
+    let (state, established_s, created, kind) = slot.timing();
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
     let timeout_s = if udp_state::is_udp(state) {
         udp_state::timeout_s(state, established_s)
+    } else if kind == KIND_DSR {
+        tcp_state::timeout_one_sided_s(state, established_s)
     } else {
         tcp_state::timeout_s(state, established_s)
     };

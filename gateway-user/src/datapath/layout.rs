@@ -4,14 +4,14 @@
 use aya::Pod;
 use gateway_common::{
     backend::Backend,
-    counters::{Count, InterfaceDrops, Stats},
+    counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
     names::{
-        MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FRAGMENTS,
-        MAP_FREE_SLOTS, MAP_INTERFACE_DROPS, MAP_NEXT_HOPS, MAP_PORT_RANGES, MAP_RINGS,
-        MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_STEER, MAP_TC_CALLS,
-        MAP_VERDICTS, MAP_XDP_CALLS,
+        MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS,
+        MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_INTERFACE_DROPS, MAP_NEXT_HOPS, MAP_PORT_RANGES,
+        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_STEER,
+        MAP_TC_CALLS, MAP_VERDICTS, MAP_XDP_CALLS,
     },
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey},
@@ -22,7 +22,7 @@ use gateway_common::{
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 19] {
+pub fn layout() -> [(&'static str, u32, u32); 20] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -41,6 +41,7 @@ pub fn layout() -> [(&'static str, u32, u32); 19] {
         of::<u32, Count>(MAP_DROPS),
         of::<u32, InterfaceDrops>(MAP_INTERFACE_DROPS),
         of::<u32, Count>(MAP_VERDICTS),
+        of::<u32, Answers>(MAP_ANSWERS),
         of::<u32, Settings>(MAP_SETTINGS),
         of::<SteerKey, SteerValue>(MAP_STEER),
         of::<u32, u32>(MAP_SOCKETS),

@@ -158,9 +158,9 @@ pub struct BackendReport {
     pub id: u32,
     /// Where.
     pub address: SocketAddr,
-    /// `dnat`, `snat`, or `unreachable` while there is no route to it.
+    /// `dnat`, `snat`, `dsr`, or `unreachable` while there is no route to it.
     pub forwarding: &'static str,
-    /// Source address with `snat`.
+    /// Source address with `snat`, the outer one with `dsr`.
     pub source: Option<IpAddr>,
     /// Its traffic.
     pub traffic: TrafficReport,
@@ -189,7 +189,7 @@ pub struct FlowReport {
     pub tcp_state: &'static str,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// `dnat` or `snat`.
+    /// `dnat`, `snat` or `dsr`.
     pub kind: &'static str,
     /// The client as it is seen.
     pub client: SocketAddr,
@@ -197,7 +197,7 @@ pub struct FlowReport {
     pub destination: SocketAddr,
     /// Where it was sent.
     pub backend: SocketAddr,
-    /// The source the backend sees.
+    /// The source the backend sees; with `dsr` that of the outer packet.
     pub source: SocketAddr,
     /// Index of the service.
     pub service_id: u32,

@@ -200,8 +200,8 @@ impl Slot {
         unsafe { (&raw const (*directions.add(direction & 1)).last_seen_ns).read_volatile() }
     }
 
-    /// `tcp_state`, service's timeout (seconds) and time of creation (ns).
-    pub fn timing(&self) -> (u32, u32, u64) {
+    /// `tcp_state`, service's timeout (seconds), time of creation (ns) and `KIND_*`.
+    pub fn timing(&self) -> (u32, u32, u64, u32) {
         let slot = self.slot.as_ptr();
         // SAFETY: as in `state_cell`.
         unsafe {
@@ -209,6 +209,7 @@ impl Slot {
                 (&raw const (*slot).tcp_state).read_volatile(),
                 (&raw const (*slot).established_timeout_s).read_volatile(),
                 (&raw const (*slot).created_ns).read_volatile(),
+                (&raw const (*slot).kind).read_volatile(),
             )
         }
     }

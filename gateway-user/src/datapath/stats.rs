@@ -8,11 +8,12 @@ use std::{
 
 use gateway_common::{
     addr::Addr16,
-    backend::{FORWARD_DNAT, FORWARD_SNAT},
+    backend::{FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT},
     counters::{Count, Stats, VerdictCounter},
     drop_reason::DropReason,
     flow::{
-        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowSlot, KIND_DNAT, KIND_SNAT, SLOT_ACTIVE, SLOT_CLOSING,
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowSlot, KIND_DNAT, KIND_DSR, KIND_SNAT, SLOT_ACTIVE,
+        SLOT_CLOSING,
     },
     tcp_state, udp_state,
 };
@@ -102,9 +103,11 @@ pub fn backends(maps: &Maps, state: &State) -> Result<Vec<BackendReport>, Datapa
             forwarding: match backend.forwarding {
                 FORWARD_DNAT => "dnat",
                 FORWARD_SNAT => "snat",
+                FORWARD_DSR => "dsr",
                 _ => "unreachable",
             },
-            source: (backend.forwarding == FORWARD_SNAT).then(|| IpAddr::from(backend.snat_addr)),
+            source: matches!(backend.forwarding, FORWARD_SNAT | FORWARD_DSR)
+                .then(|| IpAddr::from(backend.snat_addr)),
             traffic: maps.backend_stats(*id)?.into(),
         })
     });
@@ -141,6 +144,7 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
         kind: match flow.kind {
             KIND_DNAT => "dnat",
             KIND_SNAT => "snat",
+            KIND_DSR => "dsr",
             _ => "unknown",
         },
         client: socket_addr(to_backend.key.src, to_backend.key.src_port_be),

@@ -63,4 +63,6 @@ pub enum ForwardingMode {
     Dnat,
     /// Source replaced by this node's address and a reserved port.
     Snat,
+    /// Wrapped in another packet; the endpoint answers the client itself.
+    Dsr,
 }

@@ -96,7 +96,12 @@ pub fn translate(model: &Model, frame: &[u8], ip: &Ip) -> Result<(Rewritten, rou
     if field.refit(frame, &mut out.frame) {
         out.loose.push(field.at);
     }
-    Ok((out, route::Sent { to, len: ip.len }))
+    let sent = route::Sent {
+        to,
+        len: ip.len,
+        may_be_fragmented: false,
+    };
+    Ok((out, sent))
 }
 
 /// Reads as much of the quoted packet as it takes to know its flow.

@@ -120,6 +120,11 @@ impl Model {
         let Rewritten { mut frame, loose } = rewritten;
         let (action, verdict) = match route::send(self.hook, interface, &sent, &mut frame) {
             Ok(end) => end,
+            // The sender lets routers fragment it (RFC 791 section 2.3).
+            Err(DropReason::PacketTooBig) if sent.may_be_fragmented => {
+                (Action::Pass, VerdictCounter::Fragmented)
+            }
+            // The sender is told, but in these runs never is: see `property`.
             Err(reason) => return dropped(reason),
         };
         Expected {
@@ -167,7 +172,13 @@ impl Model {
             }
         }
         let rewritten = rewrite::packet(frame, ip, &transport, &to);
-        Ok((rewritten, route::Sent { to, len: ip.len }))
+        let may_be_fragmented = !ip.is_v6 && frame[20] & 0x40 == 0;
+        let sent = route::Sent {
+            to,
+            len: ip.len,
+            may_be_fragmented,
+        };
+        Ok((rewritten, sent))
     }
 
     /// A first packet to a service becomes a flow.

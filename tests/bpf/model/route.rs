@@ -54,6 +54,8 @@ pub struct Sent {
     pub to: Tuple,
     /// Of the IP packet, bytes.
     pub len: usize,
+    /// IPv4 without "do not fragment"; what is translated of ICMP is not.
+    pub may_be_fragmented: bool,
 }
 
 /// Where a destination is.

@@ -171,6 +171,7 @@ impl World {
                 snat_port_max: (first + range - 1).min(65_535),
                 config_generation: random.u32(..9),
                 port_ranges: 0,
+                adopts_flows: 0,
                 _pad: 0,
             },
             services: Vec::new(),

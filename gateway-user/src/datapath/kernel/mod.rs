@@ -12,7 +12,7 @@ use std::{
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use gateway_common::{
-    backend::{FORWARD_DNAT, FORWARD_SNAT},
+    backend::{FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT},
     service::HASH_SOURCE_ADDRESS,
     settings::Settings,
     steer::SteerValue,
@@ -120,6 +120,7 @@ impl Datapath {
             snat_port_max: u32::from(*config.snat_ports.end()),
             config_generation: found.config_generation,
             port_ranges: found.port_ranges,
+            adopts_flows: u32::from(config.shared_vips),
             _pad: 0,
         };
         change("write", "the settings")?;
@@ -227,6 +228,7 @@ impl Datapath {
                 forwarding: match backend.forwarding {
                     FORWARD_DNAT => ForwardingMode::Dnat,
                     FORWARD_SNAT => ForwardingMode::Snat,
+                    FORWARD_DSR => ForwardingMode::Dsr,
                     _ => ForwardingMode::Auto,
                 },
             };

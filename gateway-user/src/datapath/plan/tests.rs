@@ -34,6 +34,7 @@ const SETTINGS: Settings = Settings {
     snat_port_max: 65_535,
     config_generation: 0,
     port_ranges: 0,
+    adopts_flows: 0,
     _pad: 0,
 };
 

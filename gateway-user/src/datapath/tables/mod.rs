@@ -10,7 +10,7 @@ use std::{
 
 use gateway_common::{
     addr::Addr16,
-    backend::{Backend, FORWARD_DNAT, FORWARD_SNAT, NO_BACKEND},
+    backend::{Backend, FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT, NO_BACKEND},
     limits::MAX_PORT_RANGE_KEYS,
     port_range::MAX_PORT_RANGES,
     service::{HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS},
@@ -268,14 +268,15 @@ fn backend(target: &BackendTarget, around: &Surroundings) -> Backend {
         ForwardingMode::Auto => around.forwarding,
         mode => mode,
     };
-    let dnat = match mode {
-        ForwardingMode::Dnat => true,
-        ForwardingMode::Snat => false,
-        ForwardingMode::Auto => *pod,
+    backend.forwarding = match mode {
+        ForwardingMode::Dnat => FORWARD_DNAT,
+        ForwardingMode::Snat => FORWARD_SNAT,
+        ForwardingMode::Dsr => FORWARD_DSR,
+        ForwardingMode::Auto if *pod => FORWARD_DNAT,
+        ForwardingMode::Auto => FORWARD_SNAT,
     };
-    backend.forwarding = if dnat { FORWARD_DNAT } else { FORWARD_SNAT };
-    // With dnat as well: a client whose reply tuple is taken, or who is the
-    // backend itself, can only be served with another source.
+    // In every mode: a client whose reply tuple is taken, or who is the backend
+    // itself, can only be served with another source; and it wraps for dsr.
     backend.snat_addr = (*source).into();
     backend
 }

@@ -3,7 +3,7 @@
 
 use gateway_common::{
     addr::Addr16,
-    backend::FORWARD_SNAT,
+    backend::{Backend, FORWARD_DSR, FORWARD_SNAT},
     drop_reason::DropReason,
     flow::{FlowKey, SLOT_DEAD, SLOT_FREE},
     limits::SNAT_PORT_TRIES,
@@ -46,6 +46,9 @@ pub fn translation(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError
         return Ok(None);
     };
     let original = walk.key;
+    if backend.forwarding == FORWARD_DSR && backend.addr != original.src {
+        return Ok(wrapped(walk, &backend));
+    }
     let mut reply = FlowKey {
         src: backend.addr,
         dst: original.src,
@@ -108,8 +111,36 @@ pub fn translation(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError
         source: (reply.dst, reply.dst_port_be),
         destination: (reply.src, reply.src_port_be),
         to_backend: true,
+        wrapped: false,
     });
     Ok(None)
+}
+
+/// The packet goes as it is, inside another one.
+fn wrapped(walk: &mut Walk<'_>, backend: &Backend) -> Option<Outcome> {
+    if backend.snat_addr == Addr16::ANY {
+        let reason = DropReason::BadMapEntry;
+        let text = format!(
+            "there is no source address to wrap it with: dropped as {}",
+            reason.name()
+        );
+        walk.missing("translation", text);
+        return Some(Outcome::dropped(reason));
+    }
+    let source = socket_addr(backend.snat_addr, 0).ip();
+    walk.found(
+        "translation",
+        format!(
+            "dsr: the packet as it is, inside one from {source}; the backend answers past this node"
+        ),
+    );
+    walk.translation = Some(Translation {
+        source: (backend.snat_addr, walk.key.src_port_be),
+        destination: (backend.addr, walk.key.dst_port_be),
+        to_backend: true,
+        wrapped: true,
+    });
+    None
 }
 
 /// Gives `reply` the first port that makes it unique; false when none of those

@@ -2,9 +2,9 @@
 //! Which backend the packet is for: flow table, services, ring.
 
 use gateway_common::{
-    backend::{FORWARD_DNAT, FORWARD_SNAT, NO_BACKEND},
+    backend::{FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT, NO_BACKEND},
     drop_reason::DropReason,
-    flow::{DIR_TO_BACKEND, SLOT_ACTIVE, SLOT_CLOSING},
+    flow::{DIR_TO_BACKEND, KIND_DSR, SLOT_ACTIVE, SLOT_CLOSING},
     maglev,
     service::HASH_SOURCE_ADDRESS,
 };
@@ -49,6 +49,7 @@ pub fn flow(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
         source: (to.new_src, to.new_src_port_be),
         destination: (to.new_dst, to.new_dst_port_be),
         to_backend,
+        wrapped: slot.kind == KIND_DSR,
     };
     let whither = translation.destination();
     walk.found(
@@ -137,12 +138,14 @@ pub fn backend(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     // Port 0 keeps the client's.
     let port_be = match backend.port_be {
         0 => walk.key.dst_port_be,
+        _ if backend.forwarding == FORWARD_DSR => walk.key.dst_port_be,
         port_be => port_be,
     };
     let address = socket_addr(backend.addr, port_be);
     let forwarding = match backend.forwarding {
         FORWARD_DNAT => "dnat",
         FORWARD_SNAT => "snat",
+        FORWARD_DSR => "dsr",
         0 => {
             let text = format!(
                 "{address} (id {id}): no route to it: dropped as {}; add a route",

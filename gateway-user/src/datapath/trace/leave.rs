@@ -128,14 +128,19 @@ pub fn mtu(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     let (Some(hop), Some(ingress)) = (&walk.hop, &walk.ingress) else {
         return Ok(None);
     };
-    let out = hop.mtu;
+    let wrapping = match &walk.translation {
+        Some(to) if to.wrapped && walk.query.to.ip().is_ipv4() => 20,
+        Some(to) if to.wrapped => 40,
+        _ => 0,
+    };
+    let out = hop.mtu.saturating_sub(wrapping);
     if out >= ingress.mtu {
         walk.found("mtu", format!("{out}"));
         return Ok(None);
     }
     let text = format!(
-        "{out} on the way out, {} on {}: longer packets are dropped as {}; keep one MTU on both \
-         sides",
+        "{out} on the way out, {} on {}: longer packets are dropped as {}, and their \
+         senders told",
         ingress.mtu,
         ingress.name,
         DropReason::PacketTooBig.name()
@@ -152,7 +157,11 @@ pub fn replies(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     let Some(hop) = walk.hop.clone() else {
         return Ok(None);
     };
-    if walk.translation.as_ref().is_none_or(|to| !to.to_backend) {
+    if walk
+        .translation
+        .as_ref()
+        .is_none_or(|to| !to.to_backend || to.wrapped)
+    {
         return Ok(None);
     }
     let links = walk.pins.links();

@@ -135,6 +135,8 @@ struct Translation {
     destination: (Addr16, u16),
     /// It goes to a backend, not back to a client.
     to_backend: bool,
+    /// It goes inside another packet, which these are the addresses of.
+    wrapped: bool,
 }
 
 impl Translation {

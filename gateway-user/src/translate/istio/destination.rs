@@ -295,11 +295,14 @@ impl Context<'_> {
             "auto" => Some(ForwardingMode::Auto),
             "dnat" => Some(ForwardingMode::Dnat),
             "snat" => Some(ForwardingMode::Snat),
+            "dsr" => Some(ForwardingMode::Dsr),
             other => {
                 self.findings.warning(
                     meta.annotation(FORWARDING),
                     Reason::InvalidValue,
-                    format!("{FORWARDING}: {other:?} is not one of auto, dnat, snat; auto is used"),
+                    format!(
+                        "{FORWARDING}: {other:?} is not one of auto, dnat, snat, dsr; auto is used"
+                    ),
                 );
                 None
             }

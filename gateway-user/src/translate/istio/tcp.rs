@@ -149,6 +149,24 @@ fn is_nearly_match(key: &str) -> bool {
         || (0..wanted.len()).any(|index| found == without(index))
 }
 
+/// What is wrapped keeps its port, which so is the backend's as well.
+fn warn_of_other_ports(context: &mut Context<'_>, found: &[Resolved], port: u16, place: Place<'_>) {
+    let other = found.iter().find_map(|found| {
+        let cluster = context.clusters.get(&found.cluster)?;
+        let mut ports = cluster.endpoints.iter().map(|endpoint| endpoint.port);
+        Some((cluster.id.to_string(), ports.find(|other| *other != port)?))
+    });
+    if let Some((cluster, other)) = other {
+        context.findings.warning(
+            place,
+            Reason::InvalidValue,
+            format!(
+                "dsr leaves the port of packets as it is: endpoints of {cluster} get port {port} and not {other}, which serves probes and the agent alone"
+            ),
+        );
+    }
+}
+
 /// Destinations of a rule. Where none can be used, connections are refused
 /// rather than left to another rule.
 pub fn route(
@@ -198,6 +216,9 @@ pub fn route(
         .forwarding(meta)
         .or_else(|| resolved.iter().find_map(|found| found.forwarding))
         .unwrap_or(ForwardingMode::Auto);
+    if forwarding == ForwardingMode::Dsr && protocol == "tcp" {
+        warn_of_other_ports(context, &resolved, scope.port, place);
+    }
     TcpRoute {
         origin: place.origin(),
         destinations: resolved
