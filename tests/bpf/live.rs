@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::{SchedClassifier, TcAttachType, links::LinkOrder, tc};
+use aya::programs::{SchedClassifier, TcAttachType, tc};
 use gateway_common::{
     counters::VerdictCounter,
     flow::{PROTOCOL_UDP, SLOT_CLOSING},
@@ -151,10 +151,9 @@ pub fn hosts(lab: &mut Lab) -> (Host, Host) {
     if lab.hook == Hook::Tc {
         let program: &mut SchedClassifier = program(&mut lab.ebpf, names::PROG_TC);
         for interface in [WIRE, PODS] {
-            let options = tc::TcAttachOptions::TcxOrder(LinkOrder::default());
-            program
-                .attach_with_options(interface, TcAttachType::Ingress, options)
-                .unwrap();
+            // Where there is no tcx, the program is attached to that.
+            tc::qdisc_add_clsact(interface).unwrap();
+            program.attach(interface, TcAttachType::Ingress).unwrap();
         }
     } else {
         // Until XDP knows the neighbours the stack forwards for it, from

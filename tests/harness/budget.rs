@@ -17,7 +17,8 @@ pub struct Budget {
     pub walked: u64,
     /// States it remembers at once.
     pub peak_states: u64,
-    /// Bytes of stack of the program and all its functions.
+    /// Bytes of stack of the program and the deepest of its functions, each in
+    /// steps of 32.
     pub stack: u64,
 }
 

@@ -16,8 +16,9 @@ pub struct Statistics {
     pub instructions: u64,
     /// States remembered at once, which is memory.
     pub peak_states: u64,
-    /// Bytes of stack of the program and its functions together: no call chain
-    /// takes more.
+    /// Bytes of stack of the program and the deepest of its functions, which
+    /// call no other, as older kernels count: in steps of 32, of which a
+    /// function takes one at least (`check_max_stack_depth`).
     pub stack: u64,
 }
 
@@ -29,10 +30,12 @@ impl Statistics {
         let instructions = words.next()?.parse().ok()?;
         words.find(|word| *word == "peak_states")?;
         let peak_states = words.next()?.parse().ok()?;
-        let depths = line("stack depth ")?.trim().split('+');
-        let stack = depths
-            .map(|depth| depth.parse::<u64>().ok())
-            .sum::<Option<u64>>()?;
+        let mut depths = Vec::new();
+        for depth in line("stack depth ")?.trim().split('+') {
+            depths.push(depth.parse::<u64>().ok()?.max(1).next_multiple_of(32));
+        }
+        let (program, functions) = depths.split_first()?;
+        let stack = program + functions.iter().max().unwrap_or(&0);
         Some(Self {
             instructions,
             peak_states,

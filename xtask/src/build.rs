@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask build`: the agent with its kernel programs inside.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -82,7 +85,33 @@ pub fn example(name: &str, profile: &str) -> Result<PathBuf> {
     let mut command = task::cargo();
     command
         .args(["build", "--package", "gateway-tests", "--example", name])
-        .args(["--profile", profile])
+        .args(["--profile", profile]);
+    executable(command, name)
+}
+
+/// Builds a test target of the tests package, and does not run it; its path.
+///
+/// # Errors
+///
+/// As [`example`].
+pub fn test_program(name: &str) -> Result<PathBuf> {
+    setup::ensure(Scope::Build)?;
+    say(&format!("building the tests {name}"));
+    let mut command = task::cargo();
+    command.args([
+        "test",
+        "--no-run",
+        "--package",
+        "gateway-tests",
+        "--test",
+        name,
+    ]);
+    executable(command, name)
+}
+
+/// Runs a build of one target; the program that came of it.
+fn executable(mut command: Command, name: &str) -> Result<PathBuf> {
+    command
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::task::say;
 
 mod debian;
+pub mod kernel;
 mod python;
 pub mod toolchain;
 
@@ -37,6 +38,8 @@ pub enum Scope {
     Lab,
     /// What the benchmark needs besides the lab: load tools and peers
     Bench,
+    /// A virtual machine with an older kernel, for verify
+    Kernels,
     /// Building, the lab, and the lint tools
     All,
 }
@@ -77,7 +80,20 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Installs what is missing; silent when nothing is.
 pub fn ensure(scope: Scope) -> Result<()> {
-    let missing = find(scope)?;
+    install(|| find(scope))
+}
+
+/// Installs what a virtual machine with this kernel lacks.
+///
+/// # Errors
+///
+/// When it cannot be had here.
+pub fn ensure_kernel(version: &str) -> Result<()> {
+    install(|| Ok(kernel::missing(version)))
+}
+
+fn install(find: impl Fn() -> Result<Vec<Missing>>) -> Result<()> {
+    let missing = find()?;
     for Missing { what, plan, .. } in &missing {
         say(&format!("missing: {what}; will {plan}"));
     }
@@ -86,11 +102,11 @@ pub fn ensure(scope: Scope) -> Result<()> {
         install()?;
     }
     // Installing one thing can show that another is needed (pip).
-    for Missing { what, install, .. } in find(scope)? {
+    for Missing { what, install, .. } in find()? {
         say(&format!("installing {what}"));
         install()?;
     }
-    if let Some(Missing { what, plan, .. }) = find(scope)?.into_iter().next() {
+    if let Some(Missing { what, plan, .. }) = find()?.into_iter().next() {
         bail!(
             "{what} is still missing after the attempt to {plan}: do that by hand and look at what it prints"
         );
@@ -102,6 +118,10 @@ fn find(scope: Scope) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     if matches!(scope, Scope::Build | Scope::All) {
         missing.extend(toolchain::missing()?);
+    }
+    if scope == Scope::Kernels {
+        missing.extend(kernel::missing(kernel::OLDEST));
+        return Ok(missing);
     }
     if scope != Scope::Build {
         missing.extend(debian::missing());
