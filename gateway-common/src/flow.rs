@@ -85,8 +85,7 @@ pub struct FlowSlot {
     pub generation: u32,
     /// `KIND_*`.
     pub kind: u32,
-    /// [`crate::tcp_state`] of the connection, or [`crate::udp_state`]; it only
-    /// ever rises.
+    /// [`crate::tcp_state`] of the connection, or [`crate::udp_state`].
     pub tcp_state: u32,
     /// Index of the service in the statistics maps.
     pub service_id: u32,
@@ -120,7 +119,8 @@ pub struct FlowDirection {
     pub new_src_port_be: u16,
     /// New destination port, network order.
     pub new_dst_port_be: u16,
-    /// TCP flags seen so far, or-ed (see [`crate::tcp_state`]).
+    /// TCP flags seen so far, or-ed (see [`crate::tcp_state`]): all of them
+    /// until the connection is established, then SYN, FIN and RST.
     pub tcp_flags_seen: u32,
     /// Packets rewritten (GSO super-packets count once).
     pub packets: u64,
@@ -133,8 +133,16 @@ pub struct FlowDirection {
     pub addresses_diff: u16,
     /// The same for the ports.
     pub ports_diff: u16,
+    /// TCP: the sequence number that follows the last segment, a RST aside, as
+    /// its sender counts; host order. See `tcp_flags_seen` for whether there
+    /// was one.
+    pub seq_end: u32,
+    /// TCP: the last acknowledgement number, which is what the sender of this
+    /// direction expects next; host order. Something once `tcp_flags_seen` has
+    /// an ACK.
+    pub ack: u32,
     /// Reserved for handoff (sequence, acknowledgement and timestamp deltas).
-    pub _reserved: [u32; 5],
+    pub _reserved: [u32; 3],
 }
 
 const _: () = assert!(size_of::<FlowDirection>() == 128);

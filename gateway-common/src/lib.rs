@@ -29,6 +29,7 @@ mod pod;
 pub mod port_range;
 pub mod service;
 pub mod settings;
+pub mod snat;
 pub mod steer;
 pub mod tcp_state;
 pub mod udp_state;

@@ -40,8 +40,8 @@ pub const MAX_SOCKETS: u32 = 512;
 pub const ANSWERS: u64 = 100;
 /// That span, nanoseconds.
 pub const ANSWERS_NS: u64 = 100_000_000;
-/// Source ports tried for one new SNAT flow before it is refused.
-pub const SNAT_PORT_TRIES: u32 = 16;
+/// Source ports looked at for one new SNAT flow before it is refused.
+pub const SNAT_PORT_TRIES: u32 = 256;
 /// First port of the default SNAT range: above Linux' ephemeral ports.
 pub const SNAT_PORT_MIN: u32 = 61_000;
 /// Last port of the default SNAT range.

@@ -161,7 +161,7 @@ fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Ver
     if packet.fragment == Fragment::First {
         fragment::remember(packet);
     }
-    let now_ns = flow.track(packet);
+    let now_ns = flow.track(ctx, packet);
     let to = flow.translation();
     let header = route::Header::of(packet, to);
     let hop = route::next_hop(ctx, packet, &flow, &header, now_ns);

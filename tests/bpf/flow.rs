@@ -5,7 +5,8 @@ use gateway_common::{
     drop_reason::DropReason,
     flow::{FlowRef, SLOT_ACTIVE, SLOT_CLOSING, SLOT_DEAD, SLOT_FREE},
     tcp_state::{
-        TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT, TCP_RESET, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+        TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT, TCP_RESET, TCP_RESET_UNCONFIRMED,
+        TCP_SYN_RECEIVED, TCP_SYN_SENT,
     },
 };
 
@@ -13,17 +14,34 @@ use crate::{
     drops,
     lab::{Lab, PODS, WIRE, at_both_hooks},
     maps::key,
-    packet::{ACK, BACKEND, CLIENT, FIN_ACK, RST, SYN, SYN_ACK, Segment, VIP, at, one_backend},
+    packet::{
+        ACK, BACKEND, CLIENT, FAMILIES, FIN_ACK, RST, SYN, SYN_ACK, Segment, VIP, at, one_backend,
+    },
 };
+
+/// With these flags [`step`] sends a RST whose number the receiver expects:
+/// the one it acknowledged last, as all segments here do.
+const TAKEN: u32 = RST | 1 << 31;
+/// The answer to a SYN that nobody listens for.
+const REFUSED: u32 = RST | ACK;
 
 /// Runs one segment of the only flow, from the client or the backend.
 fn step(lab: &mut Lab, from_client: bool, flags: u32) {
     let (client, vip, backend) = (at(CLIENT), at(VIP), at(BACKEND));
-    if from_client {
-        lab.expect_forwarded(&Segment::from_client(client, vip, flags), client, backend);
+    let (mut segment, src, dst) = if from_client {
+        let segment = Segment::from_client(client, vip, flags & 0xff);
+        (segment, client, backend)
     } else {
-        lab.expect_forwarded(&Segment::from_backend(backend, client, flags), vip, client);
+        let segment = Segment::from_backend(backend, client, flags & 0xff);
+        (segment, vip, client)
+    };
+    if flags == TAKEN {
+        segment.seq = segment.ack;
+    } else if flags == REFUSED {
+        segment.ack = segment.seq + 1;
+        segment.seq = 0;
     }
+    lab.expect_forwarded(&segment, src, dst);
 }
 
 #[test]
@@ -37,7 +55,7 @@ fn states_follow_the_connection() {
         (CLIENT_SENDS, ACK, TCP_ESTABLISHED, SLOT_ACTIVE),
         (BACKEND_SENDS, ACK, TCP_ESTABLISHED, SLOT_ACTIVE),
     ];
-    let endings: [&[_]; 5] = [
+    let endings: [&[_]; 7] = [
         &[
             (CLIENT_SENDS, FIN_ACK, TCP_FIN_WAIT, SLOT_ACTIVE),
             (BACKEND_SENDS, ACK, TCP_FIN_WAIT, SLOT_ACTIVE),
@@ -50,15 +68,30 @@ fn states_follow_the_connection() {
             (CLIENT_SENDS, FIN_ACK, TCP_CLOSING, SLOT_CLOSING),
             (BACKEND_SENDS, ACK, TCP_CLOSING, SLOT_CLOSING),
         ],
-        &[(CLIENT_SENDS, RST, TCP_RESET, SLOT_CLOSING)],
+        &[(CLIENT_SENDS, TAKEN, TCP_RESET, SLOT_CLOSING)],
         &[
-            (BACKEND_SENDS, RST, TCP_RESET, SLOT_CLOSING),
+            (BACKEND_SENDS, TAKEN, TCP_RESET, SLOT_CLOSING),
             // A late FIN does not raise a reset flow again.
             (CLIENT_SENDS, FIN_ACK, TCP_RESET, SLOT_CLOSING),
         ],
         &[
             (CLIENT_SENDS, FIN_ACK, TCP_FIN_WAIT, SLOT_ACTIVE),
-            (BACKEND_SENDS, RST, TCP_RESET, SLOT_CLOSING),
+            (BACKEND_SENDS, TAKEN, TCP_RESET, SLOT_CLOSING),
+        ],
+        // Anybody can send this one: the connection shows whether it lives on.
+        &[
+            (BACKEND_SENDS, RST, TCP_RESET_UNCONFIRMED, SLOT_ACTIVE),
+            (CLIENT_SENDS, SYN, TCP_RESET_UNCONFIRMED, SLOT_ACTIVE),
+            (CLIENT_SENDS, ACK, TCP_ESTABLISHED, SLOT_ACTIVE),
+            (CLIENT_SENDS, RST, TCP_RESET_UNCONFIRMED, SLOT_ACTIVE),
+            (BACKEND_SENDS, ACK, TCP_ESTABLISHED, SLOT_ACTIVE),
+            (CLIENT_SENDS, TAKEN, TCP_RESET, SLOT_CLOSING),
+        ],
+        &[
+            (CLIENT_SENDS, FIN_ACK, TCP_FIN_WAIT, SLOT_ACTIVE),
+            (CLIENT_SENDS, RST, TCP_RESET_UNCONFIRMED, SLOT_ACTIVE),
+            (BACKEND_SENDS, ACK, TCP_FIN_WAIT, SLOT_ACTIVE),
+            (BACKEND_SENDS, FIN_ACK, TCP_CLOSING, SLOT_CLOSING),
         ],
     ];
     at_both_hooks(|lab| {
@@ -80,14 +113,64 @@ fn states_follow_the_connection() {
     });
 }
 
+/// What the agent needs to speak in a connection's name.
+#[test]
+fn each_direction_remembers_where_its_sender_stands() {
+    for family in FAMILIES {
+        at_both_hooks(|lab| {
+            let [client, vip, backend] = family.map(at);
+            lab.free_slots(0..4);
+            lab.dnat_backend(1, backend);
+            lab.service(vip, &[1]);
+            let mut send = |from_client: bool, flags, seq: u32, ack, payload: &[u8]| {
+                let segment = if from_client {
+                    Segment::from_client(client, vip, flags)
+                } else {
+                    Segment::from_backend(backend, client, flags)
+                };
+                let segment = Segment {
+                    seq,
+                    ack,
+                    payload: payload.to_vec(),
+                    tcp_options: vec![1; 12],
+                    ..segment
+                };
+                let (src, dst) = if from_client {
+                    (client, backend)
+                } else {
+                    (vip, client)
+                };
+                lab.expect_forwarded(&segment, src, dst);
+                lab.slot(0).dir.map(|dir| (dir.seq_end, dir.ack))
+            };
+            let last = u32::MAX;
+            assert_eq!(send(true, SYN, last - 1, 0, b""), [(last, 0), (0, 0)]);
+            assert_eq!(send(false, SYN_ACK, 70, last, b""), [(last, 0), (71, last)]);
+            assert_eq!(send(true, ACK, last, 71, b"hello"), [(4, 71), (71, last)]);
+            assert_eq!(send(false, ACK, 71, 4, b"ho"), [(4, 71), (73, 4)]);
+            // A SYN that does not belong to it acknowledges nothing.
+            assert_eq!(send(true, SYN, 1_000, 9, b""), [(1_001, 71), (73, 4)]);
+            assert_eq!(send(true, ACK, 4, 73, b""), [(4, 73), (73, 4)]);
+            // Resets of others are not believed.
+            assert_eq!(send(true, RST, 9, 9, b""), [(4, 73), (73, 4)]);
+            assert_eq!(send(false, RST, 74, 9, b""), [(4, 73), (73, 4)]);
+            assert_eq!(send(false, FIN_ACK, 73, 4, b"!"), [(4, 73), (75, 4)]);
+        });
+    }
+}
+
 #[test]
 fn a_syn_on_an_ended_flow_starts_a_new_one() {
     at_both_hooks(|lab| {
         one_backend(lab);
         let (client, vip, backend) = (at(CLIENT), at(VIP), at(BACKEND));
         step(lab, true, SYN);
+        // Not with a number that anybody can send, not from the other side, and
+        // not with an ACK.
         step(lab, false, RST);
-        // Not from the other side, and not with an ACK.
+        step(lab, true, RST);
+        assert_eq!(lab.slot(0).tcp_state, TCP_SYN_SENT);
+        step(lab, false, REFUSED);
         step(lab, false, SYN);
         step(lab, true, SYN_ACK);
         assert_eq!(lab.slot(0).state, SLOT_CLOSING);
@@ -264,7 +347,7 @@ fn a_freed_slot_comes_back_with_the_next_generation() {
     at_both_hooks(|lab| {
         one_backend(lab);
         step(lab, true, SYN);
-        step(lab, false, RST);
+        step(lab, false, REFUSED);
         let mut slot = lab.slot(0);
         let generation = slot.generation;
         slot.state = SLOT_FREE;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the agent would write to the maps, and what the programs left there.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 use aya::{
     Ebpf,
@@ -45,7 +48,7 @@ pub fn capacity(name: &str) -> u32 {
 /// Seed of the flow hash in every lab.
 pub const SEED: u32 = 0x5eed;
 /// The SNAT range of every lab.
-pub const PORTS: std::ops::RangeInclusive<u16> = 61_000..=61_015;
+pub const PORTS: RangeInclusive<u16> = 61_000..=61_015;
 /// The gateway's own address towards the backends.
 pub const SNAT_ADDR: [u8; 4] = [10, 1, 0, 1];
 pub const SNAT_ADDR6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1);
@@ -73,12 +76,16 @@ pub fn key_of(proto: u8, src: SocketAddr, dst: SocketAddr) -> FlowKey {
 }
 
 pub fn set_settings(ebpf: &mut Ebpf) {
+    set_ports(ebpf, &PORTS);
+}
+
+fn set_ports(ebpf: &mut Ebpf, ports: &RangeInclusive<u16>) {
     let mut map: Array<_, Settings> = array(ebpf, names::MAP_SETTINGS);
     let settings = Settings {
         hash_seed: SEED,
         flow_slots: 8_192,
-        snat_port_min: u32::from(*PORTS.start()),
-        snat_port_max: u32::from(*PORTS.end()),
+        snat_port_min: u32::from(*ports.start()),
+        snat_port_max: u32::from(*ports.end()),
         config_generation: 3,
         port_ranges: 0,
         adopts_flows: 0,
@@ -116,6 +123,11 @@ fn count(ebpf: &Ebpf, name: &str, index: u32) -> u64 {
 }
 
 impl Lab {
+    /// Gives SNAT other ports than [`PORTS`].
+    pub fn snat_ports(&mut self, ports: RangeInclusive<u16>) {
+        set_ports(&mut self.ebpf, &ports);
+    }
+
     /// Lists slots as free.
     pub fn free_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
         let mut queue: Queue<_, u32> = self

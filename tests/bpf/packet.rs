@@ -61,6 +61,8 @@ pub struct Segment {
     pub class: u8,
     pub protocol: u8,
     pub flags: u32,
+    pub seq: u32,
+    pub ack: u32,
     pub ip_options: Vec<u8>,
     /// Extension headers of IPv6: their numbers, and their bytes, of which the
     /// first is filled in.
@@ -84,6 +86,8 @@ impl Segment {
             class: 0,
             protocol: PROTOCOL_TCP,
             flags,
+            seq: 0x0102_0304,
+            ack: 0x0a0b_0c0d,
             ip_options: Vec::new(),
             extensions: Vec::new(),
             tcp_options: Vec::new(),
@@ -192,8 +196,8 @@ impl Segment {
             }
             udp.write(&mut bytes).unwrap();
         } else {
-            let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), 0x0102_0304, 8192);
-            tcp.acknowledgment_number = 0x0a0b_0c0d;
+            let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), self.seq, 8192);
+            tcp.acknowledgment_number = self.ack;
             tcp.fin = self.flags & FLAG_FIN != 0;
             tcp.syn = self.flags & FLAG_SYN != 0;
             tcp.rst = self.flags & FLAG_RST != 0;

@@ -16,7 +16,7 @@ use gateway_common::{
 use crate::{
     lab::{Lab, at_both_hooks},
     maps::{PORTS, SNAT_ADDR, key},
-    packet::{ACK, BACKEND, CLIENT, SYN, SYN_ACK, Segment, VIP, at},
+    packet::{ACK, BACKEND, CLIENT, RST, SYN, SYN_ACK, Segment, VIP, at},
 };
 
 /// The source that the only flow from `client` was given.
@@ -51,7 +51,7 @@ fn both_addresses_are_rewritten_and_the_port_is_ours() {
 }
 
 #[test]
-fn sixteen_ports_serve_at_most_sixteen_flows_and_the_rest_is_refused() {
+fn sixteen_ports_serve_sixteen_flows_and_the_rest_is_refused() {
     at_both_hooks(|lab| {
         lab.free_slots(0..64);
         lab.snat_backend(1, at(BACKEND));
@@ -79,11 +79,7 @@ fn sixteen_ports_serve_at_most_sixteen_flows_and_the_rest_is_refused() {
             }
         }
         assert_eq!(sources.len() + refused, 48);
-        assert!(
-            (12..=16).contains(&sources.len()),
-            "{} flows",
-            sources.len()
-        );
+        assert_eq!(sources.len(), PORTS.count(), "every port is found");
         assert_eq!(lab.service_stats().refused, refused as u64);
         assert_eq!(lab.backend_stats(1).refused, refused as u64);
         // Slots of refused flows are free again.
@@ -94,6 +90,72 @@ fn sixteen_ports_serve_at_most_sixteen_flows_and_the_rest_is_refused() {
             free += 1;
         }
         assert_eq!(free, 64 - sources.len());
+    });
+}
+
+/// Fills a range to the last port and says when the first flow was refused.
+#[test]
+fn ports_are_found_until_nearly_all_are_taken() {
+    const RANGE: u16 = 3_000;
+    at_both_hooks(|lab| {
+        lab.free_slots(0..u32::from(RANGE));
+        lab.snat_ports(61_000..=61_000 + RANGE - 1);
+        lab.snat_backend(1, at(BACKEND));
+        lab.service(at(VIP), &[1]);
+        let mut refused = Vec::new();
+        for number in 0..RANGE {
+            let client = SocketAddr::from(([192, 0, 2, 2], 1_024 + number));
+            lab.send(&Segment::from_client(client, at(VIP), SYN));
+            let count = lab.drops(DropReason::SnatPortsExhausted) as usize;
+            refused.resize(count, number);
+        }
+        println!(
+            "of {RANGE} ports: refused {} of all, the first after {:?}",
+            refused.len(),
+            refused.first()
+        );
+        let taken = lab.flow_keys() / 2;
+        assert_eq!(taken + refused.len(), usize::from(RANGE));
+        // Nine tenths are given out without a refusal.
+        assert!(refused.first().is_none_or(|first| *first > RANGE / 10 * 9));
+        assert!(refused.len() < usize::from(RANGE / 20), "{}", refused.len());
+    });
+}
+
+/// A port whose connection has ended is given out again before one is refused.
+#[test]
+fn ports_of_flows_that_ended_are_taken_over() {
+    at_both_hooks(|lab| {
+        lab.free_slots(0..64);
+        lab.snat_backend(1, at(BACKEND));
+        lab.service(at(VIP), &[1]);
+        let vip = at(VIP);
+        let from = |port| SocketAddr::from(([192, 0, 2, 2], port));
+        let ports = PORTS.count() as u16;
+        for port in 40_000..40_000 + ports {
+            lab.send(&Segment::from_client(from(port), vip, SYN));
+        }
+        assert_eq!(lab.flow_keys(), 2 * usize::from(ports));
+        let ended = from(40_005);
+        let source = source_of(lab, ended, vip);
+        let refused = Segment {
+            seq: 0,
+            ack: Segment::from_client(ended, vip, SYN).seq + 1,
+            ..Segment::from_backend(at(BACKEND), source, RST | ACK)
+        };
+        lab.expect_forwarded(&refused, vip, ended);
+
+        let next = from(50_000);
+        lab.send(&Segment::from_client(next, vip, SYN));
+        assert_eq!(source_of(lab, next, vip), source);
+        let reply = Segment::from_backend(at(BACKEND), source, SYN_ACK);
+        lab.expect_forwarded(&reply, vip, next);
+        // What is left of the first finds no flow.
+        lab.expect_untouched(&Segment::from_client(ended, vip, ACK));
+        // All others are live: the next flow is refused, and none is touched.
+        lab.expect_dropped(&Segment::from_client(from(50_001), vip, SYN));
+        assert_eq!(lab.drops(DropReason::SnatPortsExhausted), 1);
+        lab.expect_forwarded(&reply, vip, next);
     });
 }
 

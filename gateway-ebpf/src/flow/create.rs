@@ -13,17 +13,16 @@ use gateway_common::{
     drop_reason::DropReason,
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, KIND_DNAT,
-        KIND_DSR, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE,
+        KIND_DSR, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING, SLOT_DEAD,
+        SLOT_FREE,
     },
-    limits::SNAT_PORT_TRIES,
-    maglev,
     service::ServiceValue,
     settings::Settings,
     tcp_state::{TCP_ESTABLISHED, TCP_SYN_SENT},
     udp_state::UDP_ONE_WAY,
 };
 
-use super::{change_state, load_state, reference, referenced_slot};
+use super::{change_state, load_state, ports::Ports, reference, referenced_slot};
 use crate::{
     aligned::Aligned,
     atomic,
@@ -287,11 +286,14 @@ unsafe fn complete(dir: *mut FlowDirection) {
         (*dir).packets = 0;
         (*dir).bytes = 0;
         (*dir).last_seen_ns = 0;
-        (*dir)._reserved = [0; 5];
+        (*dir).seq_end = 0;
+        (*dir).ack = 0;
+        (*dir)._reserved = [0; 3];
     }
 }
 
-/// Tries source ports until one makes the reply's tuple unique.
+/// Finds a source port that makes the reply's tuple unique, and inserts it.
+/// When all that were looked at are taken, a flow that has ended makes room.
 #[inline(always)]
 fn insert_with_free_port(
     reply: &mut FlowKey,
@@ -299,21 +301,40 @@ fn insert_with_free_port(
     original: &FlowKey,
     settings: &Settings,
 ) -> Result<(), DropReason> {
-    let ports = settings
-        .snat_port_max
-        .wrapping_sub(settings.snat_port_min)
-        .wrapping_add(1);
-    let mut hash = maglev::hash(original, settings.hash_seed);
-    for _ in 0..SNAT_PORT_TRIES {
-        let port = settings.snat_port_min + maglev::scale(hash, ports);
-        reply.dst_port_be = (port as u16).to_be();
-        match insert(reply, reply_ref) {
-            Ok(()) => return Ok(()),
-            Err(Refusal::Full) => return Err(DropReason::FlowTableFull),
-            Err(Refusal::Taken) => hash = maglev::rehash(hash),
-        }
+    let mut ports = Ports::new(reply, original, settings);
+    if ports.find() {
+        return insert(reply, reply_ref).map_err(|refusal| match refusal {
+            Refusal::Full => DropReason::FlowTableFull,
+            // By another CPU, just now.
+            Refusal::Taken => DropReason::ReplyTupleTaken,
+        });
+    }
+    reply.dst_port_be = ports.ended_be;
+    if let Some(ended) = occupant(reply)
+        && change_state(ended.slot, SLOT_CLOSING, SLOT_DEAD)
+        && insert(reply, reply_ref).is_ok()
+    {
+        return Ok(());
     }
     Err(DropReason::SnatPortsExhausted)
+}
+
+/// The flow that has a key.
+pub(super) struct Occupant {
+    slot: *mut FlowSlot,
+    /// Nothing is expected of it but late segments.
+    pub(super) is_over: bool,
+}
+
+/// Which flow has `key`, unless it is dead and has only left it behind.
+#[inline(always)]
+pub(super) fn occupant(key: &FlowKey) -> Option<Occupant> {
+    let slot = reference(key).and_then(|reference| referenced_slot(&reference))?;
+    let state = load_state(slot);
+    (state != SLOT_DEAD && state != SLOT_FREE).then_some(Occupant {
+        slot,
+        is_over: state == SLOT_CLOSING,
+    })
 }
 
 /// Inserts a key, also over one that a dead flow has left behind.
@@ -321,19 +342,10 @@ fn insert_with_free_port(
 fn insert(key: &FlowKey, value: &FlowRef) -> Result<(), Refusal> {
     match FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
         Ok(()) => Ok(()),
-        Err(EEXIST) if is_left_behind(key) => FLOWS
+        Err(EEXIST) if occupant(key).is_none() => FLOWS
             .insert(key, value, u64::from(BPF_ANY))
             .map_err(|_| Refusal::Full),
         Err(EEXIST) => Err(Refusal::Taken),
         Err(_) => Err(Refusal::Full),
     }
-}
-
-/// Whether `key` points at no live flow.
-#[inline(always)]
-fn is_left_behind(key: &FlowKey) -> bool {
-    reference(key)
-        .and_then(|reference| referenced_slot(&reference))
-        .map(load_state)
-        .is_none_or(|state| state == SLOT_DEAD || state == SLOT_FREE)
 }

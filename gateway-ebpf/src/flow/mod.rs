@@ -7,8 +7,9 @@
 //! the claim of the slot and its activation.
 
 mod create;
+mod ports;
 
-use core::ptr;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 pub use create::create;
@@ -17,16 +18,18 @@ use gateway_common::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, SLOT_ACTIVE,
         SLOT_CLOSING, SLOT_DEAD,
     },
-    tcp_state::{self, FLAG_FIN, FLAG_RST, FLAG_SYN},
+    tcp_state::{self, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN},
     udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
 
 use crate::{
     atomic,
+    context::Context,
     maps::{BACKEND_STATS, FLOW_SLOTS, FLOWS, SERVICE_STATS},
     mask::masked,
-    packet::Packet,
+    packet::{Packet, Tcp},
     service,
+    word::load_u32,
 };
 
 /// A live flow, seen from one of its directions.
@@ -77,6 +80,35 @@ fn change_state(slot: *mut FlowSlot, from: u32, to: u32) -> bool {
     // SAFETY: `slot` is an element of the slot array; the word is aligned and
     // changed by atomic operations only.
     unsafe { atomic::compare_exchange(&raw mut (*slot).state, from, to) }.is_ok()
+}
+
+/// Where the sender of a segment stands, host order.
+struct Numbers {
+    seq: u32,
+    ack: u32,
+}
+
+impl Numbers {
+    /// Read here and not by the parser: only what follows a connection needs
+    /// them, and the parsed packet has no room left on the programs' stacks.
+    #[inline(always)]
+    fn of<C: Context>(ctx: &C, packet: &Packet) -> Option<Self> {
+        if packet.tcp_flags == 0 {
+            return None;
+        }
+        let tcp = ctx.header::<Tcp>(packet.l4_offset)?;
+        // SAFETY: `header` has compared its end with the end of the data.
+        let (seq_be, ack_be) = unsafe {
+            (
+                load_u32::<{ offset_of!(Tcp, seq_be) }>(tcp),
+                load_u32::<{ offset_of!(Tcp, ack_be) }>(tcp),
+            )
+        };
+        Some(Self {
+            seq: u32::from_be(seq_be),
+            ack: u32::from_be(ack_be),
+        })
+    }
 }
 
 impl Flow {
@@ -130,9 +162,16 @@ impl Flow {
         if tcp_state < tcp_state::TCP_ESTABLISHED
             || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
         {
-            self.advance(packet.tcp_flags, |state, flags, _, _| {
-                tcp_state::next_one_sided(state, flags)
-            });
+            let flags = packet.tcp_flags;
+            // SAFETY: `slot` is an element of the slot array; the word is aligned
+            // and written by atomic operations only.
+            unsafe {
+                atomic::fetch_or(
+                    &raw mut (*self.slot).dir[self.direction() as usize].tcp_flags_seen,
+                    flags,
+                );
+            }
+            self.reach(tcp_state, |state| tcp_state::next_one_sided(state, flags));
         }
         now_ns
     }
@@ -140,12 +179,15 @@ impl Flow {
     /// Counts the packet and follows the connection's state. The time, in
     /// nanoseconds of the coarse monotonic clock.
     #[inline(always)]
-    pub fn track(&self, packet: &Packet) -> u64 {
+    pub fn track<C: Context>(&self, ctx: &C, packet: &Packet) -> u64 {
         let (now_ns, tcp_state) = self.count(packet);
+        // Not here with UDP, and with fragments that have no header.
+        let numbers = Numbers::of(ctx, packet).unwrap_or(Numbers { seq: 0, ack: 0 });
+        self.remember(packet, &numbers);
         if tcp_state < tcp_state::TCP_ESTABLISHED
             || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
         {
-            self.advance(packet.tcp_flags, tcp_state::next);
+            self.advance(packet.tcp_flags, &numbers);
         } else if tcp_state == UDP_ONE_WAY && self.direction() == DIR_TO_CLIENT {
             // SAFETY: `slot` is an element of the slot array. Whoever comes
             // second writes the same.
@@ -180,33 +222,85 @@ impl Flow {
         (now_ns, tcp_state)
     }
 
-    /// Takes `flags` into the connection's state, of which `next` says what
-    /// follows: from the state, the flags, the direction, and the flags seen in
-    /// the other one.
-    ///
-    /// The state only ever rises. Two CPUs that see the two FINs at the same
-    /// time both publish their own flag before they read the other's, so at
-    /// least one of them sees both; and the lower of two states never
-    /// overwrites the higher.
+    /// Writes down where the sender of the packet stands. The latest segment
+    /// wins, not the highest: a forged number is gone with the next real one.
     #[inline(always)]
-    fn advance(&self, flags: u32, next: impl Fn(u32, u32, u32, u32) -> u32) {
+    fn remember(&self, packet: &Packet, numbers: &Numbers) {
+        let flags = packet.tcp_flags;
+        if flags & FLAG_RST != 0 || flags & (FLAG_SYN | FLAG_ACK) == 0 {
+            return;
+        }
+        // SYN and FIN take a number each (RFC 9293 section 3.4).
+        let payload = packet.ip_len.wrapping_sub(packet.header_len);
+        let len = payload + ((flags & FLAG_SYN) >> 1) + (flags & FLAG_FIN);
+        // SAFETY: `slot` is an element of the slot array; these are plain stores
+        // of aligned words, of which any may win.
+        unsafe {
+            let dir = &raw mut (*self.slot).dir[self.direction() as usize];
+            (*dir).seq_end = numbers.seq.wrapping_add(len);
+            if flags & FLAG_ACK != 0 {
+                (*dir).ack = numbers.ack;
+            }
+        }
+    }
+
+    /// Takes a segment's flags into the connection's state.
+    ///
+    /// Two CPUs that see the two FINs at the same time both publish their own
+    /// flag before they read the other's, so at least one of them sees both;
+    /// and whoever comes second starts from what the first one has reached.
+    #[inline(always)]
+    fn advance(&self, tcp_flags: u32, numbers: &Numbers) {
         let slot = self.slot;
         let own = self.direction() as usize;
+        // The acknowledgement of a RST is not written down either.
+        let flags = if tcp_flags & FLAG_RST == 0 {
+            tcp_flags
+        } else {
+            FLAG_RST
+        };
         // SAFETY: `slot` is an element of the slot array; all words here are
-        // aligned and written by atomic operations only.
-        let (other_flags, mut current) = unsafe {
-            atomic::fetch_or(&raw mut (*slot).dir[own].tcp_flags_seen, flags);
+        // aligned, those of the state and of the flags are written by atomic
+        // operations only.
+        let (own_flags, other_flags, peer_ack, peer_seq_end, current) = unsafe {
+            let seen = atomic::fetch_or(&raw mut (*slot).dir[own].tcp_flags_seen, flags);
+            let other = &raw const (*slot).dir[own ^ 1];
             (
-                ptr::read_volatile(&raw const (*slot).dir[own ^ 1].tcp_flags_seen),
+                seen | flags,
+                ptr::read_volatile(&raw const (*other).tcp_flags_seen),
+                ptr::read_volatile(&raw const (*other).ack),
+                ptr::read_volatile(&raw const (*other).seq_end),
                 ptr::read_volatile(&raw const (*slot).tcp_state),
             )
         };
+        let segment = tcp_state::Segment {
+            flags,
+            direction: self.direction(),
+            own_flags,
+            other_flags,
+            is_taken: flags == FLAG_RST
+                && tcp_state::takes_reset(
+                    current,
+                    numbers.seq,
+                    (tcp_flags & FLAG_ACK != 0).then_some(numbers.ack),
+                    (other_flags & FLAG_ACK != 0).then_some(peer_ack),
+                    peer_seq_end,
+                ),
+        };
+        self.reach(current, |current| tcp_state::next(current, &segment));
+    }
+
+    /// Takes the connection from the state it was found in to the one that `next`
+    /// says follows.
+    #[inline(always)]
+    fn reach(&self, mut current: u32, next: impl Fn(u32) -> u32) {
+        let slot = self.slot;
         let mut reached = current;
-        // A lost race means that the state has risen, which it can do five
-        // times at most.
-        for _ in 0..5 {
-            reached = next(current, flags, self.direction(), other_flags);
-            if reached <= current {
+        // A lost race means that the other direction has changed the state at
+        // this moment; that it does so again in the next one takes more.
+        for _ in 0..2 {
+            reached = next(current);
+            if reached == current {
                 break;
             }
             // SAFETY: as above.
@@ -217,7 +311,7 @@ impl Flow {
                 Err(found) => current = found,
             }
         }
-        if reached >= tcp_state::TCP_CLOSING {
+        if reached == tcp_state::TCP_CLOSING || reached == tcp_state::TCP_RESET {
             change_state(slot, SLOT_ACTIVE, SLOT_CLOSING);
         }
     }

@@ -173,6 +173,7 @@ pub fn state_name(state: u32) -> &'static str {
     match state {
         tcp_state::TCP_SYN_SENT => "syn-sent",
         tcp_state::TCP_SYN_RECEIVED => "syn-received",
+        tcp_state::TCP_RESET_UNCONFIRMED => "reset-unconfirmed",
         tcp_state::TCP_ESTABLISHED => "established",
         tcp_state::TCP_FIN_WAIT => "fin-wait",
         tcp_state::TCP_CLOSING => "closing",

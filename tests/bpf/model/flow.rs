@@ -21,7 +21,7 @@ use gateway_common::{
     settings::Settings,
     tcp_state::{
         FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT,
-        TCP_RESET, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+        TCP_RESET, TCP_RESET_UNCONFIRMED, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     },
     udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
@@ -76,6 +76,12 @@ pub struct Direction {
     pub to: Tuple,
     /// FIN, SYN and RST, if seen.
     pub flags: u32,
+    /// The number that follows what it sent last, 0 before.
+    pub seq_end: u32,
+    /// What its sender expects next, as it said last, 0 before;
+    pub ack: u32,
+    /// and whether it had said so before the connection was open.
+    pub acknowledges: bool,
     pub packets: u64,
     pub bytes: u64,
 }
@@ -148,18 +154,38 @@ impl Table {
         let dir = &mut slot.dir[found.way];
         dir.packets += 1;
         dir.bytes += len as u64;
-        dir.flags |= transport.flags & (FLAG_FIN | FLAG_SYN | FLAG_RST);
-        let answered = slot.dir[found.way ^ 1].flags & FLAG_FIN != 0;
-        let reached = if transport.tuple.protocol == PROTOCOL_TCP {
-            tcp(slot.progress, transport.flags, found.way, answered)
-        } else if found.way == TO_CLIENT {
-            UDP_TWO_WAY
+        if transport.tuple.protocol != PROTOCOL_TCP {
+            if found.way == TO_CLIENT {
+                slot.progress = UDP_TWO_WAY;
+            }
+            return slot;
+        }
+        let has = |flag: u32| transport.flags & flag != 0;
+        if has(FLAG_RST) {
+            dir.flags |= FLAG_RST;
         } else {
-            UDP_ONE_WAY
+            dir.flags |= transport.flags & (FLAG_FIN | FLAG_SYN);
+            if has(FLAG_SYN | FLAG_ACK) {
+                let numbers = transport.payload_len as u32
+                    + u32::from(has(FLAG_SYN))
+                    + u32::from(has(FLAG_FIN));
+                dir.seq_end = transport.seq.wrapping_add(numbers);
+            }
+            if has(FLAG_ACK) {
+                dir.ack = transport.ack;
+                dir.acknowledges |= slot.progress < TCP_ESTABLISHED || has(FLAG_SYN | FLAG_FIN);
+            }
+        }
+        // Who knows the number is at one of the ends, or between them.
+        let peer = &slot.dir[found.way ^ 1];
+        let is_taken = if peer.acknowledges {
+            transport.seq == peer.ack
+        } else {
+            slot.progress == TCP_SYN_SENT && has(FLAG_ACK) && transport.ack == peer.seq_end
         };
-        // A connection never goes back.
-        slot.progress = slot.progress.max(reached);
-        let ended = transport.tuple.protocol == PROTOCOL_TCP && slot.progress >= TCP_CLOSING;
+        let closed = [found.way, found.way ^ 1].map(|way| slot.dir[way].flags & FLAG_FIN != 0);
+        slot.progress = tcp(slot.progress, transport.flags, found.way, closed, is_taken);
+        let ended = [TCP_CLOSING, TCP_RESET].contains(&slot.progress);
         if ended && slot.state == SLOT_ACTIVE {
             slot.state = SLOT_CLOSING;
         }
@@ -202,6 +228,9 @@ impl Table {
                     key,
                     to,
                     flags: 0,
+                    seq_end: 0,
+                    ack: 0,
+                    acknowledges: false,
                     packets: 0,
                     bytes: 0,
                 };
@@ -265,11 +294,27 @@ impl Table {
                 });
             }
             let src = IpAddr::from(backend.snat_addr);
-            reply.dst = self
-                .ports(original, settings)
-                .map(|port| SocketAddr::new(src, port))
-                .find(|&dst| !self.is_taken(&Tuple { dst, ..reply }))
-                .ok_or(DropReason::SnatPortsExhausted)?;
+            let ports = self.ports(original, settings);
+            let tuples = ports.map(|port| Tuple {
+                dst: SocketAddr::new(src, port),
+                ..reply
+            });
+            let (mut free, mut ended) = (None, None);
+            for tuple in tuples {
+                if !self.is_taken(&tuple) {
+                    free = Some(tuple);
+                    break;
+                }
+                if self.is_ended(&tuple) {
+                    ended = Some(tuple);
+                }
+            }
+            reply = free.or(ended).ok_or(DropReason::SnatPortsExhausted)?;
+            // One that has ended makes room.
+            if free.is_none() {
+                let slot = self.keys[&reply].slot;
+                self.slots.get_mut(&slot).unwrap().state = SLOT_DEAD;
+            }
         }
         // The two would be one key.
         if self.is_taken(original) || *original == reply {
@@ -288,14 +333,29 @@ impl Table {
         Ok((kind, reply))
     }
 
-    /// Source ports that are tried for a flow, in order.
+    /// Source ports that are tried for a flow, in order: few of them one after
+    /// the other, of many some at random.
     fn ports(&self, original: &Tuple, settings: &Settings) -> impl Iterator<Item = u16> + use<> {
         let first = settings.snat_port_min;
         let range = settings.snat_port_max - first + 1;
         let hash = maglev::hash(&original.key(), settings.hash_seed);
+        let start = maglev::scale(hash, range);
         std::iter::successors(Some(hash), |&hash| Some(maglev::rehash(hash)))
-            .take(SNAT_PORT_TRIES as usize)
-            .map(move |hash| (first + maglev::scale(hash, range)) as u16)
+            .zip(0..SNAT_PORT_TRIES)
+            .map(move |(hash, round)| {
+                let place = if range <= SNAT_PORT_TRIES {
+                    (start + round) % range
+                } else {
+                    maglev::scale(hash, range)
+                };
+                (first + place) as u16
+            })
+    }
+
+    /// Whether the flow that has this key has ended.
+    fn is_ended(&self, tuple: &Tuple) -> bool {
+        self.referenced(tuple)
+            .is_some_and(|(_, slot)| slot.state == SLOT_CLOSING)
     }
 
     /// Whether a flow has this key. Keys of dead flows and of former ones are
@@ -307,19 +367,23 @@ impl Table {
 }
 
 /// How far a TCP connection has come with a segment, as seen in the middle
-/// (RFC 9293 section 3.3.2); `answered` says that the other side has sent its
-/// FIN before.
-fn tcp(progress: u32, flags: u32, way: usize, answered: bool) -> u32 {
+/// (RFC 6146 section 3.5.2, RFC 7857 section 2); `closed` says whether this side
+/// and the other one have sent a FIN, `is_taken` whether a RST is believed.
+fn tcp(progress: u32, flags: u32, way: usize, closed: [bool; 2], is_taken: bool) -> u32 {
     let has = |flag: u32| flags & flag != 0;
-    if has(FLAG_RST) {
-        TCP_RESET
-    } else if has(FLAG_FIN) {
-        if answered { TCP_CLOSING } else { TCP_FIN_WAIT }
-    } else if progress == TCP_SYN_SENT && way == TO_CLIENT && has(FLAG_SYN) && has(FLAG_ACK) {
-        TCP_SYN_RECEIVED
-    } else if progress == TCP_SYN_RECEIVED && way == TO_BACKEND && has(FLAG_ACK) && !has(FLAG_SYN) {
-        TCP_ESTABLISHED
-    } else {
-        progress
+    let is_opening = [TCP_SYN_SENT, TCP_SYN_RECEIVED].contains(&progress);
+    match progress {
+        TCP_CLOSING | TCP_RESET => progress,
+        _ if has(FLAG_RST) && is_taken => TCP_RESET,
+        _ if has(FLAG_RST) && is_opening => progress,
+        _ if has(FLAG_RST) => TCP_RESET_UNCONFIRMED,
+        TCP_SYN_SENT if way == TO_CLIENT && has(FLAG_SYN) => TCP_SYN_RECEIVED,
+        TCP_SYN_SENT => progress,
+        _ if has(FLAG_FIN) && closed[1] => TCP_CLOSING,
+        _ if has(FLAG_FIN) => TCP_FIN_WAIT,
+        TCP_SYN_RECEIVED if way == TO_CLIENT || !has(FLAG_ACK) => progress,
+        TCP_RESET_UNCONFIRMED if has(FLAG_SYN) => progress,
+        _ if closed.contains(&true) => TCP_FIN_WAIT,
+        _ => TCP_ESTABLISHED,
     }
 }

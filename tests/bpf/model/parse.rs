@@ -238,6 +238,11 @@ pub struct Transport {
     pub tuple: Tuple,
     /// TCP's flag byte.
     pub flags: u32,
+    /// TCP's numbers.
+    pub seq: u32,
+    pub ack: u32,
+    /// Bytes behind TCP's header in this packet.
+    pub payload_len: usize,
     /// Whether its lengths fit the packet's.
     pub agrees: bool,
     /// The bytes that its checksum covers, as far as this packet has them.
@@ -258,6 +263,9 @@ impl Transport {
                 dst: (ip.dst, ports[1]).into(),
             },
             flags: 0,
+            seq: 0,
+            ack: 0,
+            payload_len: 0,
             agrees: false,
             summed_len: rest.len(),
             summed: rest.clone(),
@@ -267,6 +275,9 @@ impl Transport {
             if bytes.len() >= 20 {
                 let header_len = usize::from(bytes[12] >> 4) * 4;
                 transport.flags = u32::from(bytes[13]);
+                transport.seq = u32::from_be_bytes(bytes[4..8].try_into().unwrap());
+                transport.ack = u32::from_be_bytes(bytes[8..12].try_into().unwrap());
+                transport.payload_len = bytes.len().saturating_sub(header_len);
                 transport.agrees = (20..=bytes.len()).contains(&header_len);
             }
         } else if bytes.len() >= 8 {

@@ -282,6 +282,11 @@ fn slot(what: &str, expected: &flow::Slot, actual: &FlowSlot) -> Result<(), Stri
         )?;
         let flags = actual.tcp_flags_seen & (FLAG_FIN | FLAG_SYN | FLAG_RST);
         same(&format!("{what}: flags"), &expected.flags, &flags)?;
+        same(
+            &format!("{what}: numbers"),
+            &[expected.seq_end, expected.ack],
+            &[actual.seq_end, actual.ack],
+        )?;
         let seen = actual.last_seen_ns != 0;
         same(&format!("{what}: seen"), &(expected.packets != 0), &seen)?;
     }

@@ -27,6 +27,8 @@ pub struct Draft {
     /// IPv6 extension headers: number and bytes, of which the first is filled in.
     pub extensions: Vec<(u8, Vec<u8>)>,
     pub flags: u8,
+    pub seq: u32,
+    pub ack: u32,
     /// A multiple of four bytes.
     pub tcp_options: Vec<u8>,
     pub payload: Vec<u8>,
@@ -48,6 +50,8 @@ impl Draft {
             options: Vec::new(),
             extensions: Vec::new(),
             flags: 0,
+            seq: 1,
+            ack: 1,
             tcp_options: Vec::new(),
             payload: Vec::new(),
             has_checksum: true,
@@ -76,7 +80,8 @@ impl Draft {
         bytes.extend(self.dst.port().to_be_bytes());
         match self.protocol {
             PROTOCOL_TCP => {
-                bytes.extend([1, 2, 3, 4, 10, 11, 12, 13]);
+                bytes.extend(self.seq.to_be_bytes());
+                bytes.extend(self.ack.to_be_bytes());
                 let words = 5 + self.tcp_options.len() / 4;
                 bytes.extend([(words as u8) << 4, self.flags, 0x20, 0, 0, 0, 0, 0]);
                 bytes.extend(&self.tcp_options);

@@ -220,6 +220,9 @@ impl Traffic {
     pub fn draft(&mut self, tuple: &Tuple) -> Draft {
         let random = &mut self.random;
         let mut draft = Draft::new(tuple);
+        // Few, so that some are what the other side expects.
+        draft.seq = random.u32(..4);
+        draft.ack = random.u32(..4);
         let is_v6 = tuple.src.is_ipv6();
         if chance(random, 12) {
             draft.ttl = *random.choice(&[0, 1, 2, 255]).unwrap();

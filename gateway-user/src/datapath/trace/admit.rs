@@ -5,9 +5,9 @@ use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_DSR, FORWARD_SNAT},
     drop_reason::DropReason,
-    flow::{FlowKey, SLOT_DEAD, SLOT_FREE},
+    flow::{FlowKey, FlowRef, FlowSlot, SLOT_CLOSING, SLOT_DEAD, SLOT_FREE},
     limits::SNAT_PORT_TRIES,
-    maglev,
+    snat::PortPlace,
 };
 
 use super::{Outcome, Translation, Walk};
@@ -143,30 +143,36 @@ fn wrapped(walk: &mut Walk<'_>, backend: &Backend) -> Option<Outcome> {
     None
 }
 
-/// Gives `reply` the first port that makes it unique; false when none of those
-/// tried does.
+/// Gives `reply` the first port that makes it unique, else the last one looked
+/// at whose flow has ended; false when there is neither.
 fn free_port(walk: &Walk<'_>, reply: &mut FlowKey) -> Result<bool, DatapathError> {
     let settings = walk.pinned.settings()?;
-    let ports = settings
-        .snat_port_max
-        .wrapping_sub(settings.snat_port_min)
-        .wrapping_add(1);
-    let mut hash = maglev::hash(&walk.key, settings.hash_seed);
+    let mut place = PortPlace::first(&walk.key, &settings);
+    let mut ended = None;
     for _ in 0..SNAT_PORT_TRIES {
-        let port = settings.snat_port_min + maglev::scale(hash, ports);
-        reply.dst_port_be = (port as u16).to_be();
-        if !is_taken(walk, reply)? {
-            return Ok(true);
+        reply.dst_port_be = place.port_be(&settings);
+        match walk.pinned.flow(reply)? {
+            Some((reference, slot)) if is_live(walk, reference, &slot) => {
+                if slot.state == SLOT_CLOSING {
+                    ended = Some(reply.dst_port_be);
+                }
+            }
+            _ => return Ok(true),
         }
-        hash = maglev::rehash(hash);
+        place = place.next(&settings);
     }
-    Ok(false)
+    reply.dst_port_be = ended.unwrap_or(reply.dst_port_be);
+    Ok(ended.is_some())
 }
 
 /// Whether a live flow has the key.
 fn is_taken(walk: &Walk<'_>, key: &FlowKey) -> Result<bool, DatapathError> {
     let found = walk.pinned.flow(key)?;
-    Ok(found.is_some_and(|(reference, slot)| {
-        walk.ended != Some(reference.slot) && slot.state != SLOT_DEAD && slot.state != SLOT_FREE
-    }))
+    Ok(found.is_some_and(|(reference, slot)| is_live(walk, reference, &slot)))
+}
+
+/// Whether a flow that was found by a key has it, and has not only left it
+/// behind.
+fn is_live(walk: &Walk<'_>, reference: FlowRef, slot: &FlowSlot) -> bool {
+    walk.ended != Some(reference.slot) && slot.state != SLOT_DEAD && slot.state != SLOT_FREE
 }
