@@ -266,6 +266,32 @@ fn kernel(out: &mut Families<'_>, report: &Report) {
         .map(|(state, count)| (vec![("state", state.to_owned())], i64::from(count))),
     );
     out.gauge(
+        "flows_endpoint_removed",
+        "Flows whose endpoint was removed, and which go on as long as it answers",
+        one(i64::from(flows.endpoint_removed)),
+    );
+    out.counter(
+        "flows_reset",
+        "Connections the agent has reset on both sides",
+        [(
+            vec![("reason", "endpoint_gone".to_owned())],
+            flows.reset_endpoint_gone,
+        )],
+    );
+    out.counter(
+        "flows_released",
+        "Flows given up so that the client's next packet chooses another endpoint",
+        [(
+            vec![("reason", "endpoint_gone".to_owned())],
+            flows.released_endpoint_gone,
+        )],
+    );
+    out.counter(
+        "flows_removed",
+        "Flows removed from the table, for whatever cause",
+        one(flows.removed),
+    );
+    out.gauge(
         "flow_slots",
         "Flows the kernel can track",
         one(i64::from(flows.capacity)),

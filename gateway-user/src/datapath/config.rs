@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the operator decides about the kernel side.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use gateway_common::limits;
+use gateway_common::{limits, tcp_state, udp_state};
 
 use crate::model::ForwardingMode;
 
@@ -37,6 +37,13 @@ pub struct DatapathConfig {
     /// Other nodes have the same VIPs: connections that came by them so far are
     /// taken over.
     pub shared_vips: bool,
+    /// Idle timeout of established connections whose service sets none.
+    pub tcp_idle: Duration,
+    /// Idle timeout of UDP sessions whose service sets none. The default is
+    /// shorter for those that were not answered; any other is for both.
+    pub udp_idle: Duration,
+    /// Between two questions to an endpoint that was removed and has flows.
+    pub removed_endpoint: Duration,
     /// Seed of the flow hash; nodes that share a VIP need the same.
     pub hash_seed: u32,
 }
@@ -56,6 +63,9 @@ impl Default for DatapathConfig {
             max_backends: limits::MAX_BACKENDS,
             max_ring_chunks: limits::MAX_RING_CHUNKS,
             shared_vips: false,
+            tcp_idle: Duration::from_secs(tcp_state::ESTABLISHED_TIMEOUT_S as u64),
+            udp_idle: Duration::from_secs(udp_state::TWO_WAY_TIMEOUT_S as u64),
+            removed_endpoint: Duration::from_secs(5),
             hash_seed: 0x51_1c_e0_01,
         }
     }

@@ -1,25 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The flow sweeper: ends flows that are over and gives their slots back.
 //!
-//! Only time and the connection's own end take a flow away, never a change of
-//! configuration. The order is: state DEAD, so that no packet is rewritten any
-//! more; both keys out, but only where they still lead to this flow; state
-//! FREE; slot into the queue. An agent that dies in between leaves a DEAD slot,
-//! which the next sweep finishes, or a FREE one that is not in the queue, which
-//! the audit finds.
+//! Only time and the connection's own end take a flow away, or an endpoint that
+//! is gone for good ([`super::gone`]), never a change of configuration. The
+//! order is: state DEAD, so that no packet is rewritten any more; both keys out,
+//! but only where they still lead to this flow; state FREE; slot into the
+//! queue. An agent that dies in between leaves a DEAD slot, which the next sweep
+//! finishes, or a FREE one that is not in the queue, which the audit finds.
+//!
+//! A sweep goes round the table in pieces, each of a time that the loop of the
+//! agent does not notice: a table of a million slots costs no more CPU than a
+//! small one, it only takes a few seconds to go round.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use gateway_common::{
     flow::{
-        DIR_TO_BACKEND, DIR_TO_CLIENT, KIND_DSR, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowRef, KIND_DSR, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
         SLOT_DEAD, SLOT_FREE,
     },
-    tcp_state, udp_state,
+    tcp_state::{self, TRANSITORY_TIMEOUT_S},
+    udp_state,
 };
 
 use crate::datapath::{
     DatapathError,
+    audit::Audit,
+    gone::{Gone, GoneCounts},
     maps::Maps,
     report::{FlowTableReport, Swept},
     slots::Slot,
@@ -27,13 +37,26 @@ use crate::datapath::{
 
 /// A program needs microseconds between claiming a slot and activating it.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
+/// Time of one sweep while there is room,
+const UNHURRIED: Duration = Duration::from_millis(2);
+/// while endpoints that are gone are looked for,
+const LOOKING: Duration = Duration::from_millis(10);
+/// and while flows that have ended fill the table.
+const HURRIED: Duration = Duration::from_millis(50);
+/// Slots between two looks at the clock.
+const STRIDE: u32 = 64;
 
 /// The sweeper's memory.
 #[derive(Debug, Default)]
 pub struct Sweeper {
+    /// The slot to look at next.
+    next: u32,
     /// Slots found claimed, with their generation and when (ns).
     claimed: HashMap<u32, (u32, u64)>,
     audit: Audit,
+    /// Of the round that is under way.
+    round: Swept,
+    /// Of the last whole one.
     last: Swept,
     removed: u64,
 }
@@ -47,207 +70,238 @@ impl Sweeper {
         }
     }
 
-    /// Looks at every slot once. `now` is the monotonic time in nanoseconds.
+    /// Goes on round the table for as long as a sweep may take. `now` is the
+    /// monotonic time in nanoseconds, coarse as that of the programs. What was
+    /// done in the round so far, or in all of it when it is through.
     ///
     /// # Errors
-    /// When a map operation fails; the slot is tried again next time.
-    pub fn sweep(&mut self, maps: &mut Maps, now: u64) -> Result<Swept, DatapathError> {
-        let mut swept = Swept::default();
+    /// When a map operation fails; the slot is tried again in the next round.
+    pub fn sweep(
+        &mut self,
+        maps: &mut Maps,
+        gone: &mut Gone,
+        now: u64,
+    ) -> Result<Swept, DatapathError> {
+        let start = Instant::now();
+        let slots = maps.slots.len();
+        let used = self.last.active + self.last.closing;
+        let limit = if used > slots / 2 && self.last.closing > slots / 8 {
+            HURRIED
+        } else if gone.is_looking() {
+            LOOKING
+        } else {
+            UNHURRIED
+        };
+        let linger = linger(used, slots);
         let mut failure = None;
-        let mut claimed = HashMap::new();
-        for index in 0..maps.slots.len() {
+        gone.begin();
+        let first = self.next;
+        for index in first..slots {
+            if index % STRIDE == 0 && index != first && start.elapsed() >= limit {
+                break;
+            }
             let Some(slot) = maps.slots.slot(index) else {
+                // No room for another mapping now.
                 break;
             };
-            let state = slot.state();
-            let over = match state {
-                SLOT_FREE => continue,
-                SLOT_DEAD => true,
-                SLOT_CLAIMED => {
-                    let generation = slot.generation();
-                    let since = match self.claimed.get(&index) {
-                        Some((seen, since)) if *seen == generation => *since,
-                        _ => now,
-                    };
-                    claimed.insert(index, (generation, since));
-                    now.saturating_sub(since) > CLAIM_LIMIT.as_nanos() as u64
-                }
-                _ => is_over(&slot, now),
-            };
-            if !over {
-                match state {
-                    SLOT_ACTIVE => swept.active += 1,
-                    SLOT_CLOSING => swept.closing += 1,
-                    _ => {}
-                }
-                continue;
-            }
-            if state != SLOT_DEAD && !slot.change_state(state, SLOT_DEAD) {
-                // A program was faster; next time.
-                continue;
-            }
-            match self.free(maps, index) {
-                Ok(()) => match state {
-                    SLOT_ACTIVE => swept.expired += 1,
-                    SLOT_CLAIMED => swept.reclaimed += 1,
-                    _ => swept.closed += 1,
-                },
-                Err(error) => failure = Some(error),
+            self.next = index + 1;
+            if let Err(error) = self.visit(maps, gone, index, &slot, linger, now) {
+                failure = Some(error);
             }
         }
-        self.claimed = claimed;
-        self.last = swept;
-        self.removed += u64::from(swept.closed + swept.expired + swept.reclaimed);
+        let round = self.round;
+        if self.next >= slots {
+            self.next = 0;
+            self.last = round;
+            self.round = Swept::default();
+            gone.finish_round();
+        }
         let audited = self.audit.step(maps);
         match failure {
             Some(error) => Err(error),
-            None => audited.map(|()| swept),
+            None => audited.map(|()| round),
         }
     }
 
-    /// Finishes a DEAD slot.
-    fn free(&mut self, maps: &mut Maps, index: u32) -> Result<(), DatapathError> {
-        let Some(slot) = maps.slots.slot(index) else {
+    fn visit(
+        &mut self,
+        maps: &mut Maps,
+        gone: &mut Gone,
+        index: u32,
+        slot: &Slot,
+        linger: Duration,
+        now: u64,
+    ) -> Result<(), DatapathError> {
+        let state = slot.state();
+        if state == SLOT_FREE {
             return Ok(());
-        };
-        // DEAD: no program writes keys or generation any more.
-        let flow = slot.copy();
-        for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
-            let key = flow.dir[direction as usize].key;
-            let found = maps.flow(&key)?;
-            if found.is_some_and(|found| (found.slot, found.generation) == (index, flow.generation))
-            {
-                maps.remove_flow(&key)?;
+        }
+        if state == SLOT_CLAIMED {
+            if !self.is_stuck(index, slot.generation(), now) {
+                return Ok(());
+            }
+        } else if state == SLOT_ACTIVE || state == SLOT_CLOSING {
+            let is_over = if gone.is_looking() && gone.visit(index, slot, state, now) {
+                self.round.released += 1;
+                return self.free(maps, index, slot, false);
+            } else {
+                is_over(slot, state, now, linger)
+            };
+            if !is_over {
+                if state == SLOT_ACTIVE {
+                    self.round.active += 1;
+                } else {
+                    self.round.closing += 1;
+                }
+                return Ok(());
             }
         }
-        if let Some(slot) = maps.slots.slot(index)
-            && slot.change_state(SLOT_DEAD, SLOT_FREE)
-        {
+        if state != SLOT_DEAD && !slot.change_state(state, SLOT_DEAD) {
+            // A program was faster; next time.
+            return Ok(());
+        }
+        // The keys in a slot that was claimed only may be of the flow before.
+        let look_first = state == SLOT_DEAD || state == SLOT_CLAIMED;
+        self.free(maps, index, slot, look_first)?;
+        match state {
+            SLOT_ACTIVE => self.round.expired += 1,
+            SLOT_CLAIMED => self.round.reclaimed += 1,
+            _ => self.round.closed += 1,
+        }
+        Ok(())
+    }
+
+    /// Whether a claim is older than any program could be.
+    fn is_stuck(&mut self, index: u32, generation: u32, now: u64) -> bool {
+        let (seen, since) = self.claimed.entry(index).or_insert((generation, now));
+        if *seen != generation {
+            (*seen, *since) = (generation, now);
+        }
+        let is_stuck = now.saturating_sub(*since) > CLAIM_LIMIT.as_nanos() as u64;
+        if is_stuck || self.claimed.len() > CLAIMS {
+            self.claimed.remove(&index);
+        }
+        is_stuck
+    }
+
+    /// Finishes a DEAD slot. Unless it was a live flow until now, another flow
+    /// may have its keys: they are looked at first.
+    fn free(
+        &mut self,
+        maps: &mut Maps,
+        index: u32,
+        slot: &Slot,
+        look_first: bool,
+    ) -> Result<(), DatapathError> {
+        // DEAD: no program writes keys or generation any more.
+        let flow = slot.copy();
+        let own = |found: FlowRef| (found.slot, found.generation) == (index, flow.generation);
+        for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
+            let key = flow.dir[direction as usize].key;
+            if look_first && !maps.flows.get(&key)?.is_some_and(own) {
+                continue;
+            }
+            if let Some(found) = maps.flows.take(&key)?
+                && !own(found)
+            {
+                // A new flow has taken the key over just now.
+                maps.flows.restore(&key, found)?;
+            }
+        }
+        if slot.change_state(SLOT_DEAD, SLOT_FREE) {
             self.audit.freed(index);
             maps.push_free_slot(index)?;
+            self.removed += 1;
         }
         Ok(())
     }
 
     /// For reports.
-    pub fn report(&self, capacity: u32) -> FlowTableReport {
+    pub fn report(&self, capacity: u32, gone: GoneCounts) -> FlowTableReport {
         FlowTableReport {
             capacity,
             last_sweep: self.last,
             removed: self.removed,
+            reset_endpoint_gone: gone.reset,
+            released_endpoint_gone: gone.released,
+            endpoint_removed: gone.watched,
         }
     }
 }
 
-fn is_over(slot: &Slot, now: u64) -> bool {
-    let (state, established_s, created, kind) = slot.timing();
+/// Claims remembered at most: there are as many under way as CPUs.
+const CLAIMS: usize = 65_536;
+
+fn is_over(slot: &Slot, state: u32, now: u64, linger: Duration) -> bool {
+    let (progress, established_s, created) = slot.timing();
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
-    let timeout_s = if udp_state::is_udp(state) {
-        udp_state::timeout_s(state, established_s)
-    } else if kind == KIND_DSR {
-        tcp_state::timeout_one_sided_s(state, established_s)
+    let timeout = if udp_state::is_udp(progress) {
+        seconds(udp_state::timeout_s(progress, established_s))
+    } else if slot.kind() == KIND_DSR {
+        // What ends is only what was seen of it.
+        seconds(tcp_state::timeout_one_sided_s(progress, established_s))
+    } else if state == SLOT_CLOSING {
+        linger
     } else {
-        tcp_state::timeout_s(state, established_s)
+        seconds(tcp_state::timeout_s(progress, established_s))
     };
-    let timeout = Duration::from_secs(u64::from(timeout_s));
     now.saturating_sub(seen) > timeout.as_nanos() as u64
 }
 
-/// Queue operations in one step of the audit: about 10 ms.
-const AUDIT_STEP: u32 = 16_384;
-
-/// Finds free slots that are not in the queue, after adopting one: every slot
-/// is taken out of the queue and put back once, and what never came by and
-/// stays FREE is added. It is spread over several sweeps, because a queue being
-/// looked at is a queue that works.
-#[derive(Debug, Default)]
-enum Audit {
-    /// Nothing done yet.
-    #[default]
-    Wanted,
-    /// Which slots came by.
-    Running(Vec<bool>),
-    /// Slots that did not come by, with their generation: one that is being
-    /// claimed looks the same for an instant, so they are looked at again.
-    Missing(Vec<(u32, u32)>),
-    /// Nothing to do.
-    Done,
+fn seconds(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number))
 }
 
-impl Audit {
-    /// A slot that the sweeper puts into the queue.
-    fn freed(&mut self, index: u32) {
-        if let Self::Running(seen) = self
-            && let Some(seen) = seen.get_mut(index as usize)
-        {
-            *seen = true;
-        }
-    }
-
-    fn step(&mut self, maps: &mut Maps) -> Result<(), DatapathError> {
-        *self = match std::mem::replace(self, Self::Done) {
-            Self::Done => return Ok(()),
-            Self::Wanted => Self::Running(vec![false; maps.slots.len() as usize]),
-            Self::Running(mut seen) => {
-                if rotate(maps, &mut seen)? {
-                    Self::Missing(missing(maps, &seen))
-                } else {
-                    Self::Running(seen)
-                }
-            }
-            Self::Missing(slots) => {
-                for (index, generation) in slots {
-                    let lost = maps.slots.slot(index).is_some_and(|slot| {
-                        slot.state() == SLOT_FREE && slot.generation() == generation
-                    });
-                    if lost {
-                        maps.push_free_slot(index)?;
-                    }
-                }
-                Self::Done
-            }
-        };
-        Ok(())
-    }
+/// How long flows that have ended stay: as the RFCs ask while at least half of
+/// the table is free; then ever shorter, down to a second where only a tenth
+/// is, so that they never keep a new flow out. Their last segments would be
+/// sent again within that second.
+fn linger(used: u32, capacity: u32) -> Duration {
+    let most = u64::from(TRANSITORY_TIMEOUT_S) * 1_000;
+    let least = 1_000;
+    let (used, capacity) = (u64::from(used), u64::from(capacity));
+    let (from, to) = (capacity / 2, (capacity * 9 / 10).max(1));
+    let millis = if used <= from {
+        most
+    } else if used >= to {
+        least
+    } else {
+        most - (most - least) * (used - from) / (to - from)
+    };
+    Duration::from_millis(millis)
 }
 
-/// Moves slots from the head of the queue to its tail; true when the first of
-/// them has come round.
-fn rotate(maps: &mut Maps, seen: &mut [bool]) -> Result<bool, DatapathError> {
-    for _ in 0..AUDIT_STEP {
-        let Some(index) = maps.pop_free_slot()? else {
-            return Ok(true);
-        };
-        // An index beyond the table is dropped: nothing could use it.
-        let Some(seen) = seen.get_mut(index as usize) else {
-            continue;
-        };
-        maps.push_free_slot(index)?;
-        if std::mem::replace(seen, true) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn missing(maps: &Maps, seen: &[bool]) -> Vec<(u32, u32)> {
-    (0..)
-        .zip(seen)
-        .filter(|(_, seen)| !**seen)
-        .filter_map(|(index, _)| {
-            let slot = maps.slots.slot(index)?;
-            (slot.state() == SLOT_FREE).then(|| (index, slot.generation()))
-        })
-        .collect()
-}
-
-/// The clock of `bpf_ktime_get_ns`.
+/// The clock of `bpf_ktime_get_coarse_ns`: it goes in steps of a timer tick, so
+/// that what a program saw later never has an earlier time.
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `now` is a timespec to write to; the clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::linger;
+
+    #[test]
+    fn flows_that_ended_linger_as_long_as_there_is_room() {
+        for capacity in [16, 131_072, 4_194_304] {
+            assert_eq!(linger(0, capacity), Duration::from_secs(240));
+            assert_eq!(linger(capacity / 2, capacity), Duration::from_secs(240));
+            assert_eq!(linger(capacity, capacity), Duration::from_secs(1));
+            let mut before = linger(0, capacity);
+            for tenth in 0..=10 {
+                let now = linger(capacity / 10 * tenth, capacity);
+                assert!(now <= before, "{tenth} tenths of {capacity}: {now:?}");
+                before = now;
+            }
+        }
+        assert_eq!(linger(70_000, 100_000), Duration::from_millis(120_500));
+    }
 }

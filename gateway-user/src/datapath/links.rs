@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pinned links: what they are attached to, replacing their program, ending
-//! them. The only file that calls bpf(2) itself (for `trace` too): aya 0.14
-//! neither tells the target of a link nor updates one of `sk_lookup`.
+//! them. It calls bpf(2) itself (for `trace` too): aya 0.14 neither tells the
+//! target of a link nor updates one of `sk_lookup`.
 
 use std::{
     ffi::CString,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The maps by type: the only file that names aya's.
+//! The maps by type: the only file, beside `flow_keys`, that names aya's.
 
 use std::{
     fmt::Display,
@@ -14,7 +14,6 @@ use aya::{
 use gateway_common::{
     backend::Backend,
     counters::{Count, Stats},
-    flow::{FlowKey, FlowRef},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
         MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
@@ -28,7 +27,9 @@ use gateway_common::{
 
 use crate::{
     datapath::{
-        DatapathError, Destination, keys,
+        DatapathError, Destination,
+        flow_keys::FlowKeys,
+        keys,
         ranges::{Ranges, RangesOf},
         slots::{FlowSlots, Rings},
     },
@@ -37,7 +38,6 @@ use crate::{
 
 /// Handles of every map.
 pub struct Maps {
-    flows: HashMap<MapData, FlowKey, FlowRef>,
     free_slots: Queue<MapData, u32>,
     services: HashMap<MapData, ServiceKey, ServiceValue>,
     port_ranges: HashMap<MapData, PortRangesKey, PortRanges>,
@@ -49,6 +49,8 @@ pub struct Maps {
     settings: Array<MapData, Settings>,
     steer: HashMap<MapData, SteerKey, SteerValue>,
     sockets: SockMap<MapData>,
+    /// FLOWS.
+    pub flows: FlowKeys,
     /// FLOW_SLOTS as memory.
     pub slots: FlowSlots,
     /// RINGS as memory.
@@ -64,7 +66,6 @@ impl Maps {
         let slots = data(ebpf, MAP_FLOW_SLOTS)?;
         let rings = data(ebpf, MAP_RINGS)?;
         Ok(Self {
-            flows: typed(ebpf, MAP_FLOWS)?,
             free_slots: typed(ebpf, MAP_FREE_SLOTS)?,
             services: typed(ebpf, MAP_SERVICES)?,
             port_ranges: typed(ebpf, MAP_PORT_RANGES)?,
@@ -76,6 +77,7 @@ impl Maps {
             settings: typed(ebpf, MAP_SETTINGS)?,
             steer: typed(ebpf, MAP_STEER)?,
             sockets: typed(ebpf, MAP_SOCKETS)?,
+            flows: FlowKeys::new(data(ebpf, MAP_FLOWS)?)?,
             slots: FlowSlots::new(slots.fd().as_fd(), entries(&slots, MAP_FLOW_SLOTS)?)
                 .map_err(failed(MAP_FLOW_SLOTS, "map into memory", "all"))?,
             rings: Rings::new(rings.fd().as_fd(), entries(&rings, MAP_RINGS)?).map_err(failed(
@@ -278,30 +280,6 @@ impl Maps {
         Ok(())
     }
 
-    /// What a flow key maps to.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowRef>, DatapathError> {
-        match self.flows.get(key, 0) {
-            Ok(found) => Ok(Some(found)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed(MAP_FLOWS, "read", keys::display(key))(error)),
-        }
-    }
-
-    /// Removes a flow key; one that is not there is fine.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
-        missing_is_fine(self.flows.remove(key)).map_err(failed(
-            MAP_FLOWS,
-            "remove",
-            keys::display(key),
-        ))
-    }
-
     /// Gives a slot to the programs.
     ///
     /// # Errors
@@ -439,7 +417,7 @@ where
 
 fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
     match take(ebpf, name)? {
-        Map::Array(data) => Ok(data),
+        Map::Array(data) | Map::HashMap(data) => Ok(data),
         _ => Err(DatapathError::Load {
             what: name.to_owned(),
             cause: "the object has another type of map under this name".into(),

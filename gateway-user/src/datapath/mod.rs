@@ -18,6 +18,8 @@ mod apply;
 #[cfg(feature = "ebpf")]
 mod attach;
 #[cfg(feature = "ebpf")]
+mod audit;
+#[cfg(feature = "ebpf")]
 mod bpffs;
 pub mod config;
 pub mod destination;
@@ -33,9 +35,13 @@ mod exclusive;
 #[cfg(feature = "ebpf")]
 mod fault;
 #[cfg(feature = "ebpf")]
+mod flow_keys;
+#[cfg(feature = "ebpf")]
 mod flows;
 #[cfg(feature = "ebpf")]
 mod foreign;
+#[cfg(feature = "ebpf")]
+mod gone;
 #[cfg(feature = "ebpf")]
 mod hook;
 #[cfg(feature = "ebpf")]
@@ -63,10 +69,14 @@ mod probe;
 #[cfg(feature = "ebpf")]
 mod ranges;
 #[cfg(feature = "ebpf")]
+mod raw;
+#[cfg(feature = "ebpf")]
 mod regions;
 pub mod report;
 #[cfg(feature = "ebpf")]
 mod routes;
+#[cfg(feature = "ebpf")]
+mod segments;
 pub mod serves;
 #[cfg(feature = "ebpf")]
 mod slots;

@@ -34,7 +34,7 @@ pub struct Proxied {
     pub reason: NotInKernel,
 }
 
-/// What a sweep of the flow table did.
+/// What a round of sweeps through the flow table did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Swept {
     /// Flows in use after it.
@@ -47,6 +47,9 @@ pub struct Swept {
     pub expired: u32,
     /// Slots taken back from a program that never finished them.
     pub reclaimed: u32,
+    /// Flows let go because their endpoint is gone, before any answer: the
+    /// client's next packet chooses another.
+    pub released: u32,
 }
 
 /// What a detach removed.
@@ -166,15 +169,23 @@ pub struct BackendReport {
     pub traffic: TrafficReport,
 }
 
-/// The flow table as the last sweep saw it.
+/// The flow table as the last whole round of sweeps saw it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FlowTableReport {
     /// Slots.
     pub capacity: u32,
-    /// The last sweep.
+    /// The last whole round.
     pub last_sweep: Swept,
-    /// Flows removed since start: closed, expired and reclaimed.
+    /// Flows removed since start, for whatever cause.
     pub removed: u64,
+    /// Connections reset on both sides since start, because their endpoint was
+    /// removed and did not answer any more.
+    pub reset_endpoint_gone: u64,
+    /// Flows let go since start, because their endpoint was removed before it
+    /// had answered, or answers no more (UDP).
+    pub released_endpoint_gone: u64,
+    /// Flows whose endpoint was removed, and which go on as long as it answers.
+    pub endpoint_removed: u32,
 }
 
 /// One flow.
@@ -184,8 +195,8 @@ pub struct FlowReport {
     pub slot: u32,
     /// `active` or `closing`.
     pub state: &'static str,
-    /// `syn-sent`, `syn-received`, `established`, `fin-wait`, `closing` or
-    /// `reset`; with UDP `one-way` or `two-way`.
+    /// `syn-sent`, `syn-received`, `established`, `fin-wait`, `closing`,
+    /// `reset` or `reset-unconfirmed`; with UDP `one-way` or `two-way`.
     pub tcp_state: &'static str,
     /// `tcp` or `udp`.
     pub protocol: &'static str,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use gateway_common::{
+    addr::Addr16,
     backend::NO_BACKEND,
     flow::{FlowDirection, FlowSlot},
     maglev::{chunk_of, chunks_for},
@@ -181,6 +182,12 @@ impl Slot {
         unsafe { (&raw const (*self.slot.as_ptr()).generation).read_volatile() }
     }
 
+    /// `KIND_*`.
+    pub fn kind(&self) -> u32 {
+        // SAFETY: as in `state_cell`.
+        unsafe { (&raw const (*self.slot.as_ptr()).kind).read_volatile() }
+    }
+
     /// A copy of everything. Programs may write meanwhile: counters and times
     /// can be from different packets, and only the caller knows from the state
     /// whether the rest is settled.
@@ -200,8 +207,31 @@ impl Slot {
         unsafe { (&raw const (*directions.add(direction & 1)).last_seen_ns).read_volatile() }
     }
 
-    /// `tcp_state`, service's timeout (seconds), time of creation (ns) and `KIND_*`.
-    pub fn timing(&self) -> (u32, u32, u64, u32) {
+    /// Writes `tcp_state`. Only for a slot in CLOSING: programs leave the state
+    /// of a flow that has ended alone.
+    pub fn set_tcp_state(&self, state: u32) {
+        // SAFETY: as in `state_cell`, for another word of the slot.
+        let cell = unsafe { AtomicU32::from_ptr(&raw mut (*self.slot.as_ptr()).tcp_state) };
+        cell.store(state, Ordering::Release);
+    }
+
+    /// Address and port (network order) of the backend.
+    pub fn backend(&self) -> (Addr16, u16) {
+        let to_backend: *const FlowDirection = {
+            // SAFETY: as in `state_cell`; only the address is computed.
+            unsafe { &raw const (*self.slot.as_ptr()).dir }.cast()
+        };
+        // SAFETY: as in `state_cell`: the first of two directions.
+        unsafe {
+            (
+                (&raw const (*to_backend).new_dst).read_volatile(),
+                (&raw const (*to_backend).new_dst_port_be).read_volatile(),
+            )
+        }
+    }
+
+    /// `tcp_state`, service's timeout (seconds) and time of creation (ns).
+    pub fn timing(&self) -> (u32, u32, u64) {
         let slot = self.slot.as_ptr();
         // SAFETY: as in `state_cell`.
         unsafe {
@@ -209,7 +239,6 @@ impl Slot {
                 (&raw const (*slot).tcp_state).read_volatile(),
                 (&raw const (*slot).established_timeout_s).read_volatile(),
                 (&raw const (*slot).created_ns).read_volatile(),
-                (&raw const (*slot).kind).read_volatile(),
             )
         }
     }

@@ -54,6 +54,18 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&flows["last_sweep"]["closing"]),
             word(&flows["capacity"])
         )?;
+        let [removed, reset, released] = [
+            "endpoint_removed",
+            "reset_endpoint_gone",
+            "released_endpoint_gone",
+        ]
+        .map(|key| flows[key].as_u64().unwrap_or(0));
+        if removed + reset + released > 0 {
+            writeln!(
+                out,
+                "  removed   endpoints: {removed} flows go on, {reset} were reset, {released} let go"
+            )?;
+        }
     }
     for service in items(&kernel["services"]) {
         let traffic = &service["traffic"];

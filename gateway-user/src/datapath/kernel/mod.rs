@@ -27,6 +27,7 @@ use crate::{
         exclusive::{self, Lock},
         fault,
         flows::{Sweeper, monotonic_ns},
+        gone::Gone,
         interfaces::{self, Patterns, Role},
         load,
         maps::Maps,
@@ -63,6 +64,7 @@ pub struct Datapath {
     /// Indices of the interfaces of default routes, when they matter.
     default_routes: BTreeSet<u32>,
     sweeper: Sweeper,
+    gone: Gone,
     state: State,
     /// None until the first [`Datapath::apply`]: what was adopted stays as it
     /// is until somebody knows better.
@@ -152,6 +154,7 @@ impl Datapath {
             addresses: BTreeSet::new(),
             default_routes: BTreeSet::new(),
             sweeper,
+            gone: Gone::new(config.removed_endpoint),
             state,
             desired: None,
             sockets: 0,
@@ -315,11 +318,17 @@ impl Datapath {
         if let Some(flush) = &mut self.flush_log {
             flush();
         }
-        match self.sweeper.sweep(&mut self.maps, monotonic_ns()) {
+        let swept = self
+            .sweeper
+            .sweep(&mut self.maps, &mut self.gone, monotonic_ns());
+        if let Some(warning) = self.gone.take_warning() {
+            self.warn(warning);
+        }
+        match swept {
             Ok(swept) => swept,
             Err(error) => {
                 self.warn(error.to_string());
-                self.sweeper.report(0).last_sweep
+                Swept::default()
             }
         }
     }
@@ -351,7 +360,9 @@ impl Datapath {
                 .unwrap_or_default(),
             steered: self.state.steer.len(),
             proxied: self.proxied.clone(),
-            flows: self.sweeper.report(self.maps.slots.len()),
+            flows: self
+                .sweeper
+                .report(self.maps.slots.len(), self.gone.counts()),
             warnings,
         }
     }
@@ -435,6 +446,8 @@ impl Datapath {
             routes,
             forwarding: self.config.forwarding,
             sockets: self.sockets,
+            tcp_idle: self.config.tcp_idle,
+            udp_idle: self.config.udp_idle,
             max_services: self.maps.max_services() as usize,
             max_backends: self.maps.max_backends(),
         };
@@ -452,6 +465,7 @@ impl Datapath {
         apply::run(&mut self.maps, &mut self.state, &plan.ops)?;
         wanted.proxied.extend(plan.proxied);
         self.proxied = wanted.proxied;
+        self.gone.set_present(&desired.backends);
         Ok(Applied {
             operations: plan.ops.len(),
             services: self.state.services.len(),

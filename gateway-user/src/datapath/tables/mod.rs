@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use gateway_common::{
@@ -15,6 +16,8 @@ use gateway_common::{
     port_range::MAX_PORT_RANGES,
     service::{HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS},
     steer::SteerValue,
+    tcp_state::ESTABLISHED_TIMEOUT_S,
+    udp_state::TWO_WAY_TIMEOUT_S,
 };
 
 use crate::{
@@ -68,6 +71,11 @@ pub struct Surroundings {
     pub forwarding: ForwardingMode,
     /// Listening sockets of the agent.
     pub sockets: u32,
+    /// Idle timeout of connections whose service sets none; zero for the
+    /// default.
+    pub tcp_idle: Duration,
+    /// The same for UDP.
+    pub udp_idle: Duration,
     /// Entries of the service map.
     pub max_services: usize,
     /// Entries of the backend map.
@@ -161,9 +169,7 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
                     HashPolicy::FiveTuple => HASH_FIVE_TUPLE,
                     HashPolicy::SourceAddress => HASH_SOURCE_ADDRESS,
                 },
-                established_timeout_s: service.idle_timeout.map_or(0, |timeout| {
-                    timeout.as_secs().clamp(1, u64::from(u32::MAX)) as u32
-                }),
+                established_timeout_s: idle_s(service.idle_timeout, key.transport, around),
             };
             tables.services.insert(destination, entry);
         }
@@ -222,6 +228,19 @@ fn range_fits(tables: &Tables, destination: &Destination) -> Result<(), NotInKer
         return Err(NotInKernel::RangesFull);
     }
     Ok(())
+}
+
+/// Seconds that flows of a service may be idle; 0 for the default.
+fn idle_s(own: Option<Duration>, transport: Transport, around: &Surroundings) -> u32 {
+    let (node, default_s) = match transport {
+        Transport::Tcp => (around.tcp_idle, ESTABLISHED_TIMEOUT_S),
+        Transport::Udp => (around.udp_idle, TWO_WAY_TIMEOUT_S),
+    };
+    let is_default = node.is_zero() || node == Duration::from_secs(default_s.into());
+    match own.or((!is_default).then_some(node)) {
+        Some(timeout) => timeout.as_secs().clamp(1, u64::from(u32::MAX)) as u32,
+        None => 0,
+    }
 }
 
 /// What only this node knows: sizes and routes.

@@ -16,7 +16,7 @@ use gateway_common::{
 use super::{Desired, Reach, Surroundings, Tables, tables};
 use crate::{
     datapath::serves::NotInKernel,
-    model::{ForwardingMode, HashPolicy, ListenAddress},
+    model::{ForwardingMode, HashPolicy, ListenAddress, Transport},
     snapshot::{BackendTarget, ListenKey, Service},
 };
 
@@ -71,6 +71,7 @@ fn around(addresses: &[&str], routes: &[(&str, Reach)]) -> Surroundings {
         sockets: 2,
         max_services: 100,
         max_backends: 100,
+        ..Surroundings::default()
     }
 }
 
@@ -231,6 +232,33 @@ fn a_timeout_below_a_second_is_not_the_default() {
     let tables = tables(&desired, &around(&[], &[]));
     let entry = tables.services.values().next().expect("a service");
     assert_eq!(entry.established_timeout_s, 1);
+}
+
+#[test]
+fn the_nodes_timeouts_hold_where_a_service_sets_none() {
+    let auto = ForwardingMode::Auto;
+    let mut desired = desired(&[(key("10.97.0.1", 80), "10.0.0.1:80", auto)]);
+    let mut seconds = |own: Option<u64>, transport, tcp_s, udp_s| {
+        let (mut key, service) = desired.services.pop_first().expect("a service");
+        key.transport = transport;
+        let service = Service {
+            idle_timeout: own.map(Duration::from_secs),
+            ..(*service).clone()
+        };
+        desired.services.insert(key, service.into());
+        let mut around = around(&[], &[]);
+        around.tcp_idle = Duration::from_secs(tcp_s);
+        around.udp_idle = Duration::from_secs(udp_s);
+        let tables = tables(&desired, &around);
+        let entry = tables.services.values().next().expect("a service");
+        entry.established_timeout_s
+    };
+    assert_eq!(seconds(None, Transport::Tcp, 7_440, 300), 0, "the default");
+    assert_eq!(seconds(None, Transport::Udp, 7_440, 300), 0, "the default");
+    assert_eq!(seconds(None, Transport::Tcp, 900, 60), 900);
+    assert_eq!(seconds(None, Transport::Udp, 900, 60), 60);
+    assert_eq!(seconds(Some(5), Transport::Tcp, 900, 60), 5);
+    assert_eq!(seconds(Some(7_440), Transport::Udp, 900, 60), 7_440);
 }
 
 #[test]
