@@ -19,6 +19,9 @@ use crate::{
     model::{ForwardingMode, HealthDefaults, health},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Settings as written, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -114,6 +117,18 @@ pub struct Timeouts {
     /// For open connections to end after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// Forwarded connections without a packet, unless their service sets a
+    /// time: 2h4m or more (RFC 5382).
+    #[serde(with = "humantime_serde")]
+    pub tcp_flow: Duration,
+    /// Forwarded UDP sessions without a packet, unless their service sets a
+    /// time; with the default, 2 minutes while nothing was answered (RFC 4787).
+    #[serde(with = "humantime_serde")]
+    pub udp_flow: Duration,
+    /// Between two questions to an endpoint that was removed and has forwarded
+    /// connections: they are reset when it leaves three without an answer.
+    #[serde(with = "humantime_serde")]
+    pub removed_endpoint: Duration,
 }
 
 /// How endpoints are probed where no annotation says so.
@@ -285,12 +300,16 @@ impl Default for Timeouts {
     fn default() -> Self {
         let connections = ConnectionLimits::default();
         let http = HttpLimits::default();
+        let datapath = DatapathConfig::default();
         Self {
             client_hello: connections.hello_timeout,
             tls_handshake: connections.handshake_timeout,
             request_head: http.head_timeout,
             http_idle: http.idle_timeout,
             drain: Duration::from_secs(30),
+            tcp_flow: datapath.tcp_idle,
+            udp_flow: datapath.udp_idle,
+            removed_endpoint: datapath.removed_endpoint,
         }
     }
 }
@@ -365,6 +384,23 @@ impl Bootstrap {
                 "must be at most 256; 0 takes one per core",
             ));
         }
+        let Timeouts {
+            tcp_flow,
+            udp_flow,
+            removed_endpoint,
+            ..
+        } = bootstrap.timeouts;
+        let flow_times = Duration::from_secs(1)..=Duration::from_hours(24 * 365);
+        if !flow_times.contains(&tcp_flow) {
+            return Err(problem("timeouts.tcp_flow", "must be 1s to 365d"));
+        }
+        if !flow_times.contains(&udp_flow) {
+            return Err(problem("timeouts.udp_flow", "must be 1s to 365d"));
+        }
+        let questions = Duration::from_millis(500)..=Duration::from_hours(1);
+        if !questions.contains(&removed_endpoint) {
+            return Err(problem("timeouts.removed_endpoint", "must be 500ms to 1h"));
+        }
         if let Some((key, text)) = bootstrap.health.problem() {
             return Err(problem(key, text));
         }
@@ -386,6 +422,9 @@ impl Bootstrap {
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,
             max_ring_chunks: self.limits.max_ring_chunks,
+            tcp_idle: self.timeouts.tcp_flow,
+            udp_idle: self.timeouts.udp_flow,
+            removed_endpoint: self.timeouts.removed_endpoint,
             ..DatapathConfig::default()
         }
     }
@@ -427,67 +466,5 @@ fn port_range<'de, D: Deserializer<'de>>(input: D) -> Result<RangeInclusive<u16>
         _ => Err(de::Error::custom(
             "expected a port range of 1024 to 65535, such as 61000-65535",
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::Bootstrap;
-
-    fn parse(text: &str) -> Result<Bootstrap, String> {
-        Bootstrap::parse(text, Path::new("gateway.yaml"))
-            .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
-    }
-
-    #[test]
-    fn nothing_written_is_the_default() {
-        assert_eq!(parse(""), Ok(Bootstrap::default()));
-        assert_eq!(parse("# only a comment\n"), Ok(Bootstrap::default()));
-    }
-
-    #[test]
-    fn the_shipped_file_states_the_defaults() {
-        let text = include_str!("../../config/gateway.yaml");
-        assert_eq!(parse(text), Ok(Bootstrap::default()), "as shipped");
-        // Every commented key, uncommented, must parse and be the default.
-        let uncommented: String = text
-            .lines()
-            .map(|line| line.strip_prefix("#: ").unwrap_or(line))
-            .fold(String::new(), |all, line| all + line + "\n");
-        let mut stated = parse(&uncommented).expect("the commented keys parse");
-        assert!(!stated.sources.is_empty(), "the example names a source");
-        stated.sources.clear();
-        assert_eq!(stated, Bootstrap::default());
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line() {
-        let error = parse("vips: [10.0.0.1]\nvipz: []\n").expect_err("refused");
-        assert!(
-            error.contains("vipz") && error.contains("line 2"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn values_out_of_range_say_what_is_right() {
-        for (text, expected) in [
-            ("snat_ports: 80-90", "1024 to 65535"),
-            ("limits: {max_client_hello: 70000}", "512 to 65536"),
-            ("vips: [0.0.0.0]", "unicast"),
-            ("timeouts: {drain: soon}", "drain"),
-            ("attach: magic", "attach"),
-            ("health: {interval: 10ms}", "100ms to 1h"),
-            ("health: {interval: 1s, timeout: 2s}", "health.timeout"),
-            ("health: {unhealthy_threshold: 0}", "1 to 100"),
-            ("health: {panic_percent: 101}", "0 to 100"),
-            ("health: {max_concurrent: 0}", "1 to 4096"),
-            ("health: {probe: http}", "unknown variant `http`"),
-        ] {
-            let error = parse(text).expect_err(text);
-            assert!(error.contains(expected), "{text}: {error}");
-        }
     }
 }
