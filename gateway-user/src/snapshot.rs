@@ -181,6 +181,8 @@ pub struct Cluster {
     /// Those that probes hold down. They take no new connection, unless
     /// `panic` is set: then they stand in `endpoints` as well.
     pub down: Vec<Endpoint>,
+    /// Those that are not ready, or about to end: no new connection.
+    pub leaving: Vec<SocketAddr>,
     /// So few are up that all of them are used.
     pub panic: bool,
     /// How they are probed; they are not when absent.
@@ -214,8 +216,8 @@ pub struct Service {
     /// Its backends by ascending id, each with its share of new flows relative
     /// to the others: what the ring was made from.
     pub members: Arc<[(u32, u32)]>,
-    /// Ids of backends that are down: they take no new flow and keep those
-    /// they have.
+    /// Ids of backends that are down, not ready or about to end: they take no
+    /// new flow and keep those they have.
     pub standby: Arc<[u32]>,
     /// Backend ids by ring slot (Maglev); empty when there is no endpoint.
     pub ring: Arc<[u32]>,

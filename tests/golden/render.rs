@@ -337,6 +337,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
     let Cluster {
         id,
         endpoints,
+        leaving,
         load_balancing,
         connect_timeout,
         health,
@@ -358,14 +359,16 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
     if endpoints.is_empty() {
         text.line(1, "no endpoint");
     }
-    for Endpoint {
-        address,
-        port,
-        weight,
-        probed,
-    } in endpoints
-    {
-        let mark = if *probed { " probed" } else { "" };
+    let taking = endpoints.iter().map(|endpoint| (endpoint, ""));
+    let leaving = leaving.iter().map(|endpoint| (endpoint, " leaving"));
+    for (endpoint, leaving) in taking.chain(leaving) {
+        let Endpoint {
+            address,
+            port,
+            weight,
+            probed,
+        } = endpoint;
+        let mark = if *probed { " probed" } else { leaving };
         let address = match address {
             EndpointAddress::Ip(ip) if ip.is_ipv6() => format!("[{ip}]"),
             EndpointAddress::Ip(ip) => ip.to_string(),

@@ -68,6 +68,7 @@ fn cluster(cluster: &Cluster) -> Value {
         "name": cluster.id.as_str(),
         "endpoints": endpoints(&cluster.endpoints),
         "down": endpoints(&cluster.down),
+        "leaving": cluster.leaving.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "panic": cluster.panic,
         "health": cluster.health.as_ref().map(ToString::to_string),
     })

@@ -27,6 +27,7 @@ fn cluster(load_balancing: LoadBalancing, weights: &[u32]) -> Arc<Cluster> {
         load_balancing,
         connect_timeout: Duration::from_secs(1),
         down: Vec::new(),
+        leaving: Vec::new(),
         panic: false,
         health: None,
     })

@@ -30,7 +30,7 @@ pub fn dns_names(model: &Model) -> BTreeSet<String> {
     let endpoints = model
         .clusters
         .values()
-        .flat_map(|cluster| &cluster.endpoints);
+        .flat_map(|cluster| cluster.endpoints.iter().chain(&cluster.leaving));
     endpoints
         .filter_map(|endpoint| match &endpoint.address {
             EndpointAddress::Dns(name) => Some(name.clone()),
@@ -77,6 +77,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
     let model::Cluster {
         id,
         endpoints: configured,
+        leaving,
         load_balancing,
         connect_timeout,
         health,
@@ -106,6 +107,14 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
             endpoints.push(endpoint);
         }
     }
+    // Whoever is wanted again in another entry is not leaving.
+    let mut leaving: Vec<SocketAddr> = leaving
+        .iter()
+        .flat_map(|endpoint| addresses(endpoint, &observed.dns))
+        .filter(|address| all.iter().all(|(known, ..)| known != address))
+        .collect();
+    leaving.sort_unstable();
+    leaving.dedup();
     let panic = health
         .as_ref()
         .is_some_and(|health| health.panics(endpoints.len(), all.len()));
@@ -117,6 +126,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         id: id.clone(),
         endpoints,
         down,
+        leaving,
         panic,
         health: health.clone(),
         load_balancing: *load_balancing,

@@ -148,6 +148,7 @@ fn cluster(clusters: &BTreeMap<ClusterId, Arc<Cluster>>, id: &ClusterId) -> Arc<
             id: id.clone(),
             endpoints: Vec::new(),
             down: Vec::new(),
+            leaving: Vec::new(),
             panic: false,
             health: None,
             load_balancing: model::LoadBalancing::default(),

@@ -26,6 +26,7 @@ fn cluster(name: &str, endpoints: &[EndpointAddress]) -> Cluster {
                 probed: false,
             })
             .collect(),
+        leaving: Vec::new(),
         load_balancing: LoadBalancing::default(),
         connect_timeout: Duration::from_secs(1),
         health: None,
@@ -258,6 +259,37 @@ fn with_too_few_up_all_are_used() {
         assert_eq!(service.standby.len(), if panic { 0 } else { down.len() });
         assert_eq!(service.ring.is_empty(), used == 0);
         assert_eq!(snapshot.backends.len(), 3, "all of them keep their flows");
+    }
+}
+
+#[test]
+fn an_endpoint_that_leaves_is_kept_for_its_flows() {
+    let all = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|text| EndpointAddress::Ip(ip(text)));
+    let mut cluster = cluster("a.test", &all[..2]);
+    let before = model(vec![cluster.clone()], vec![forwarded(1883, "a.test")]);
+    let (before, _) = compile(&before, &Observed::default(), &Snapshot::default());
+    // The second leaves, as a third does that was never ready; another slice
+    // still has the first as ready.
+    cluster.leaving = cluster.endpoints.clone();
+    cluster.leaving.push(Endpoint {
+        address: all[2].clone(),
+        ..cluster.endpoints[0].clone()
+    });
+    cluster.endpoints.truncate(1);
+    let model = model(vec![cluster], vec![forwarded(1883, "a.test")]);
+    assert!(probe_targets(&model, &DnsAnswers::new()).is_empty());
+    let (after, _) = compile(&model, &Observed::default(), &before);
+    let id = ClusterId::new("a.test", 9000, None);
+    let leaving = &after.clusters[&id].leaving;
+    let leaving: Vec<String> = leaving.iter().map(|one| one.ip().to_string()).collect();
+    assert_eq!(leaving, ["10.0.0.2", "10.0.0.3"]);
+    assert!(!after.clusters[&id].panic);
+    let service = after.services.values().next().expect("a service");
+    assert_eq!(service.members.len(), 1);
+    assert_eq!(service.standby.len(), 2);
+    assert_eq!(after.backends.len(), 3);
+    for (id, target) in &before.backends {
+        assert_eq!(after.backends.get(id), Some(target), "ids stay");
     }
 }
 

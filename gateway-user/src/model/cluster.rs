@@ -37,6 +37,9 @@ pub struct Cluster {
     pub id: ClusterId,
     /// May be empty: requests are then answered 503, connections closed.
     pub endpoints: Vec<Endpoint>,
+    /// Those that are there but not ready, or about to end. They take no new
+    /// connection and keep those they have.
+    pub leaving: Vec<Endpoint>,
     /// How one is chosen.
     pub load_balancing: LoadBalancing,
     /// Limit of one connection attempt.

@@ -28,7 +28,7 @@ struct Forwarded<'a> {
     route: &'a TcpRoute,
     /// Endpoints that take new flows, with their shares.
     shares: BTreeMap<SocketAddr, u32>,
-    /// Endpoints that are down. They keep their ids, for their flows go on,
+    /// Endpoints that take no new flow. They keep their ids, for their flows go on,
     /// and count for the size of the ring: another size would move nearly
     /// every slot, although only theirs have to move.
     unused: BTreeSet<SocketAddr>,
@@ -67,8 +67,11 @@ impl<'a> Forwarded<'a> {
             .destinations
             .iter()
             .filter_map(|destination| clusters.get(&destination.cluster))
-            .flat_map(|cluster| &cluster.down)
-            .map(|endpoint| kept.target(endpoint.address))
+            .flat_map(|cluster| {
+                let down = cluster.down.iter().map(|endpoint| endpoint.address);
+                down.chain(cluster.leaving.iter().copied())
+            })
+            .map(|address| kept.target(address))
             .filter(|address| !shares.contains_key(address))
             .collect();
         Self {

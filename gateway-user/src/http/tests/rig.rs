@@ -147,6 +147,7 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
         load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Duration::from_secs(2),
         down: Vec::new(),
+        leaving: Vec::new(),
         panic: false,
         health: None,
     })

@@ -167,6 +167,7 @@ fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
         load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Duration::from_millis(300),
         down: Vec::new(),
+        leaving: Vec::new(),
         panic: false,
         health: None,
     })

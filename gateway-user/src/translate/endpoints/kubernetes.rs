@@ -59,17 +59,20 @@ pub fn service<'a>(
         let Some(number) = port_number(port.port, place.key("port"), findings) else {
             continue;
         };
-        let endpoints = match &external {
-            Some(name) => vec![Labelled {
-                endpoint: Endpoint {
-                    address: EndpointAddress::Dns(name.clone()),
-                    port: number,
-                    weight: 1,
-                    probed: false,
-                },
-                labels: BTreeMap::new(),
-                vouched: false,
-            }],
+        let (endpoints, leaving) = match &external {
+            Some(name) => (
+                vec![Labelled {
+                    endpoint: Endpoint {
+                        address: EndpointAddress::Dns(name.clone()),
+                        port: number,
+                        weight: 1,
+                        probed: false,
+                    },
+                    labels: BTreeMap::new(),
+                    vouched: false,
+                }],
+                Vec::new(),
+            ),
             None => {
                 let name = port.name.as_deref().unwrap_or("");
                 sliced(slices, name, transport, findings)
@@ -79,6 +82,7 @@ pub fn service<'a>(
             number,
             transport,
             endpoints,
+            leaving,
         });
     }
     let export_to = service
@@ -100,15 +104,17 @@ pub fn service<'a>(
 }
 
 /// Ready endpoints; when there is none, those that terminate but still serve
-/// (Kubernetes KEP-1669).
+/// (Kubernetes KEP-1669). And all others: they are there, and may have
+/// connections to finish.
 fn sliced(
     slices: &[&Object<core::EndpointSlice>],
     name: &str,
     transport: Transport,
     findings: &mut Findings,
-) -> Vec<Labelled> {
+) -> (Vec<Labelled>, Vec<Labelled>) {
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
+    let mut others = Vec::new();
     for slice in slices {
         let Some(port) = slice_port(slice, name, transport, findings) else {
             continue;
@@ -124,7 +130,7 @@ fn sliced(
             } else if is_leaving {
                 &mut leaving
             } else {
-                continue;
+                &mut others
             };
             for address in &endpoint.addresses {
                 let address = match slice.spec.address_type.as_deref() {
@@ -156,7 +162,12 @@ fn sliced(
             }
         }
     }
-    if ready.is_empty() { leaving } else { ready }
+    if ready.is_empty() {
+        (leaving, others)
+    } else {
+        others.append(&mut leaving);
+        (ready, others)
+    }
 }
 
 fn slice_port(

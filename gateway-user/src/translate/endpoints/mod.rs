@@ -53,6 +53,8 @@ pub struct Port {
     pub transport: Transport,
     /// Endpoints with their labels.
     pub endpoints: Vec<Labelled>,
+    /// Those that take no new connection, see [`crate::model::Cluster::leaving`].
+    pub leaving: Vec<Labelled>,
 }
 
 /// An endpoint and the labels by which subsets choose it.

@@ -330,6 +330,7 @@ fn entry_ports(
             number,
             transport,
             endpoints,
+            leaving: Vec::new(),
         });
     }
     ports

@@ -142,11 +142,11 @@ impl Context<'_> {
             return Some(self.unserved(id, weight));
         };
         if !self.clusters.contains_key(&id) {
-            let all: &[Labelled] = service
+            let (all, leaving): (&[Labelled], &[Labelled]) = service
                 .ports
                 .iter()
                 .find(|known| (known.number, known.transport) == (port, scope.transport))
-                .map_or(&[], |known| &known.endpoints);
+                .map_or((&[], &[]), |known| (&known.endpoints, &known.leaving));
             let mut layers = policies.health(&host, &service.meta.id.namespace, &gateway);
             layers.push((service.meta, &service.health));
             let defaults = &self.options.health;
@@ -171,6 +171,13 @@ impl Context<'_> {
                 .collect();
             endpoints.sort();
             endpoints.dedup();
+            let mut leaving: Vec<Endpoint> = leaving
+                .iter()
+                .filter(|known| labels.is_none_or(|labels| includes(&known.labels, labels)))
+                .map(|known| known.endpoint.clone())
+                .collect();
+            leaving.sort();
+            leaving.dedup();
             if endpoints.is_empty() {
                 let why = if all.is_empty() {
                     format!("{host} has no endpoint on port {port}")
@@ -195,6 +202,7 @@ impl Context<'_> {
                 Cluster {
                     id: id.clone(),
                     endpoints,
+                    leaving,
                     load_balancing: policy.load_balancing,
                     connect_timeout: policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
                     health: judged.filter(|_| any_probed).map(|judged| judged.health),
@@ -276,6 +284,7 @@ impl Context<'_> {
         self.clusters.entry(id.clone()).or_insert_with(|| Cluster {
             id: id.clone(),
             endpoints: Vec::new(),
+            leaving: Vec::new(),
             load_balancing: LoadBalancing::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             health: None,
