@@ -118,6 +118,8 @@ impl Metrics {
 pub struct ServiceCounters {
     /// Flows created.
     pub flows: u64,
+    /// Flows refused.
+    pub refused: u64,
     /// Packets towards backends.
     pub packets_in: u64,
     /// Packets towards clients.
@@ -138,6 +140,7 @@ pub fn service_counters(status: &Value, listener: &str) -> ServiceCounters {
     };
     ServiceCounters {
         flows: read("flows"),
+        refused: read("refused"),
         packets_in: read("packets_in"),
         packets_out: read("packets_out"),
     }

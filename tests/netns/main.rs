@@ -8,6 +8,7 @@ mod drain;
 mod examples;
 mod exclusive;
 mod explain;
+mod flow_table;
 mod footprint;
 mod forward;
 mod hairpin;
