@@ -78,6 +78,7 @@ mod tests {
             snat_port_max: 61_000 + ports - 1,
             config_generation: 0,
             port_ranges: 0,
+            adopts_flows: 0,
             _pad: 0,
         }
     }

@@ -323,7 +323,8 @@ impl Gone {
     /// For reports.
     pub fn counts(&self) -> GoneCounts {
         GoneCounts {
-            watched: self.watched.len() as u32,
+            // Those that were told are over, and only looked after.
+            watched: self.watched.values().filter(|w| w.told == 0).count() as u32,
             ..self.counts
         }
     }
