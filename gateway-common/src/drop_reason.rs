@@ -32,6 +32,8 @@ pub enum DropReason {
     /// not come back this way, and the backend has no address for source
     /// translation.
     ReplyTupleTaken = 11,
+    /// The source may not open flows to the service.
+    SourceDenied = 12,
 }
 
 /// Entries of the drop counter map: room to append without a new layout.
@@ -39,7 +41,7 @@ pub const DROP_REASON_SLOTS: u32 = 64;
 
 impl DropReason {
     /// Every reason in use.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Fragment,
         Self::NoBackend,
@@ -52,6 +54,7 @@ impl DropReason {
         Self::BadMapEntry,
         Self::PacketTooBig,
         Self::ReplyTupleTaken,
+        Self::SourceDenied,
     ];
 
     /// The label metrics and `sluice status` use.
@@ -69,6 +72,7 @@ impl DropReason {
             Self::BadMapEntry => "bad_map_entry",
             Self::PacketTooBig => "packet_too_big",
             Self::ReplyTupleTaken => "reply_tuple_taken",
+            Self::SourceDenied => "source_denied",
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod port_range;
 pub mod service;
 pub mod settings;
 pub mod snat;
+pub mod source;
 pub mod steer;
 pub mod tcp_state;
 pub mod udp_state;

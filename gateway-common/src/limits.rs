@@ -11,6 +11,7 @@
 //! | BACKENDS | 65,536 | 40 | 2.5 MiB |
 //! | NEXT_HOPS | 4,096 a processor | 64 | 256 KiB a processor |
 //! | FRAGMENTS | 8,192 | about 130 | 1 MiB |
+//! | SOURCES | 65,536 | about 100, as used | up to 6.5 MiB |
 //!
 //! The agent sets the sizes at load time from the bootstrap; the flow table is
 //! allocated in full then, so that memory pressure never refuses a flow.
@@ -28,6 +29,8 @@ pub const MAX_FRAGMENTS: u32 = 8_192;
 /// Interfaces whose drops are counted apart, 512 bytes a CPU each; those of
 /// further ones are counted by reason only.
 pub const MAX_INTERFACES: u32 = 4_096;
+/// Prefixes of all source lists together.
+pub const MAX_SOURCES: u32 = 65_536;
 /// Backends, id 0 included.
 pub const MAX_BACKENDS: u32 = 65_536;
 /// Chunks of all rings together.

@@ -64,6 +64,8 @@ pub const MAP_INTERFACE_DROPS: &str = "INTERFACE_DROPS";
 pub const MAP_VERDICTS: &str = "VERDICTS";
 /// Per-CPU array of one: [`crate::counters::Answers`].
 pub const MAP_ANSWERS: &str = "ANSWERS";
+/// Longest prefix match: [`crate::source::SourceKey`] to `SOURCE_*`.
+pub const MAP_SOURCES: &str = "SOURCES";
 /// Array of one: [`crate::settings::Settings`].
 pub const MAP_SETTINGS: &str = "SETTINGS";
 /// Program array: what [`PROG_XDP`] calls, by `CALL_*`.

@@ -17,6 +17,7 @@ use crate::{
     port_range::{PortRange, PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
+    source::SourceKey,
     steer::{SteerKey, SteerValue},
 };
 
@@ -60,6 +61,8 @@ unsafe impl Pod for ServiceValue {}
 unsafe impl Pod for RingChunk {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Settings {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for SourceKey {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for SteerKey {}
 // SAFETY: see the module's documentation.

@@ -42,9 +42,12 @@ pub struct ServiceValue {
     pub config_generation: u32,
     /// Idle timeout of established flows, seconds; 0 takes the default.
     pub established_timeout_s: u32,
+    /// Which sources may open flows: the list in the source map, or
+    /// [`crate::source::NO_SOURCE_LIST`].
+    pub source_list: u32,
 }
 
-const _: () = assert!(size_of::<ServiceValue>() == 24);
+const _: () = assert!(size_of::<ServiceValue>() == 28);
 
 /// Backend ids in one [`RingChunk`].
 pub const RING_CHUNK_IDS: u32 = 16;

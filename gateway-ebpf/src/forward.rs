@@ -13,7 +13,7 @@ use gateway_common::{
 };
 
 use crate::{
-    answer,
+    acl, answer,
     context::Context,
     encap,
     flow::{self, Flow},
@@ -130,7 +130,8 @@ fn admit(packet: &Packet) -> Result<(), Verdict> {
     if adopted && !may_adopt(packet) {
         return Err(Verdict::Pass(VerdictCounter::NoFlow));
     }
-    let created = flow::create(packet, service, adopted);
+    // Also of one that another node let in: its tuple would be open to anything.
+    let created = acl::check(packet, service).and_then(|()| flow::create(packet, service, adopted));
     match created {
         // Its backend does not tell from what the packet says.
         Err(Verdict::Pass(_)) => {}

@@ -18,6 +18,8 @@
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
+mod acl;
+#[cfg(target_arch = "bpf")]
 mod aligned;
 #[cfg(target_arch = "bpf")]
 mod answer;

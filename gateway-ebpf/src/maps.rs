@@ -14,6 +14,7 @@
 //! | NEXT_HOPS | slot, direction → next hop | programs | programs | per CPU: one writer, no torn answer |
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
 //! | PORT_RANGES | address, protocol, table → its ranges | agent | programs, sk_lookup | exact match; a range is one entry of SERVICES or STEER |
+//! | SOURCES | source list, prefix → verdict | agent | programs | longest prefix match in one look-up |
 //! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
 //! | SERVICE_STATS, BACKEND_STATS | id → packets, bytes, flows | programs | agent | per CPU: no shared cache line on the hot path |
@@ -27,7 +28,10 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue, SockMap},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue,
+        SockMap,
+    },
 };
 use gateway_common::{
     backend::Backend,
@@ -41,6 +45,7 @@ use gateway_common::{
     port_range::{PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
+    source::SourceKey,
     steer::{SteerKey, SteerValue},
 };
 
@@ -71,6 +76,9 @@ pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(limits:
 #[map]
 pub static PORT_RANGES: HashMap<PortRangesKey, PortRanges> =
     HashMap::pinned(limits::MAX_PORT_RANGE_KEYS, 0);
+
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(limits::MAX_SOURCES, 0);
 
 #[map]
 pub static RINGS: Array<RingChunk> = Array::pinned(limits::MAX_RING_CHUNKS, MMAPABLE);

@@ -15,7 +15,7 @@ use crate::{
     conn::decide::find_chain,
     datapath::kernel_serves,
     http::router::{self, RequestHead, RouteMatch},
-    model::{HttpAction, ListenAddress, Transport},
+    model::{HttpAction, ListenAddress, Sources, Transport},
     snapshot::{ChainAction, Endpoint, HttpTable, ListenerTable, Snapshot, TcpAction},
     telemetry::access::{CloseReason, Mode},
 };
@@ -39,6 +39,8 @@ pub struct Query {
     pub path: String,
     /// Headers of the request, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Address the client connects from; one that may when absent.
+    pub source: Option<IpAddr>,
 }
 
 /// The answer.
@@ -49,6 +51,8 @@ pub struct Explanation {
     /// `forward`, `passthrough`, `terminate-tcp`, `terminate-http`, `plain-http`
     /// or `refused`.
     pub mode: &'static str,
+    /// Which sources may connect; everyone when absent.
+    pub sources: Option<String>,
     /// Whether packets are forwarded in the kernel where eBPF is possible.
     pub kernel: bool,
     /// `file:line` of the server.
@@ -80,6 +84,10 @@ pub struct Destination {
     pub panic: bool,
     /// How they are probed.
     pub health: Option<String>,
+    /// Clients for whom it is; everyone when absent.
+    pub sources: Option<String>,
+    /// The client that was asked about is none of them.
+    pub denied: bool,
 }
 
 /// Explains `query` on `snapshot`.
@@ -105,8 +113,17 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
     let mut answer = Explanation {
         listener: Some(key.to_string()),
         server: Some(listener.origin.to_string()),
+        sources: text(&listener.sources),
         ..Explanation::default()
     };
+    if !takes(&listener.sources, query) {
+        return Explanation {
+            listener: answer.listener,
+            server: answer.server,
+            sources: answer.sources,
+            ..refused(CloseReason::SourceDenied, "this source may not connect")
+        };
+    }
     match &listener.table {
         ListenerTable::Forward(action) => {
             let address = match (query.address, key.address) {
@@ -158,6 +175,15 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
     answer
 }
 
+/// Whether the client of `query` is one of `sources`.
+fn takes(sources: &Sources, query: &Query) -> bool {
+    query.source.is_none_or(|source| sources.contain(source))
+}
+
+fn text(sources: &Sources) -> Option<String> {
+    (!sources.is_everyone()).then(|| sources.to_string())
+}
+
 fn refused(reason: CloseReason, text: &str) -> Explanation {
     Explanation {
         mode: Mode::Refused.as_str(),
@@ -175,6 +201,7 @@ fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction, query: &Query) 
             .iter()
             .map(|(cluster, weight)| (&**cluster, *weight)),
         |endpoint| action.reached_at(endpoint, query.port),
+        query,
     );
     if answer
         .destinations
@@ -184,6 +211,15 @@ fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction, query: &Query) 
         answer.reason = Some(format!(
             "{}: connections are closed until the cluster has an endpoint",
             CloseReason::NoEndpoint.as_str()
+        ));
+    } else if answer
+        .destinations
+        .iter()
+        .all(|destination| destination.denied)
+    {
+        answer.reason = Some(format!(
+            "{}: the cluster is not for this source",
+            CloseReason::SourceDenied.as_str()
         ));
     }
 }
@@ -238,18 +274,18 @@ fn http(answer: &mut Explanation, mode: Mode, table: &HttpTable, query: &Query) 
                     destinations: routes,
                     ..
                 } => {
-                    answer.destinations = destinations(
-                        routes.iter().filter_map(|route| {
-                            Some((&**table.clusters.get(&route.cluster)?, route.weight))
-                        }),
-                        |endpoint| endpoint,
-                    );
+                    let routes = routes.iter().filter_map(|route| {
+                        Some((&**table.clusters.get(&route.cluster)?, route.weight))
+                    });
+                    answer.destinations = destinations(routes, |endpoint| endpoint, query);
                     if answer
                         .destinations
                         .iter()
                         .all(|route| route.endpoints.is_empty())
                     {
                         gateway_answers(answer, 503, "no cluster of the rule has an endpoint");
+                    } else if answer.destinations.iter().all(|route| route.denied) {
+                        gateway_answers(answer, 403, "the cluster is not for this source");
                     }
                 }
             }
@@ -260,6 +296,7 @@ fn http(answer: &mut Explanation, mode: Mode, table: &HttpTable, query: &Query) 
 fn destinations<'a>(
     routes: impl Iterator<Item = (&'a crate::snapshot::Cluster, u32)>,
     reached_at: impl Fn(SocketAddr) -> SocketAddr,
+    query: &Query,
 ) -> Vec<Destination> {
     // One entry a cluster, although a rule may name it twice.
     let mut shares: BTreeMap<&str, (u64, &crate::snapshot::Cluster)> = BTreeMap::new();
@@ -276,6 +313,8 @@ fn destinations<'a>(
             down: addresses(&cluster.down, &reached_at),
             panic: cluster.panic,
             health: cluster.health.as_ref().map(ToString::to_string),
+            sources: text(&cluster.sources),
+            denied: !takes(&cluster.sources, query),
         })
         .collect()
 }
@@ -291,6 +330,7 @@ impl fmt::Display for Explanation {
         let Self {
             listener,
             mode,
+            sources,
             kernel,
             server,
             virtual_host,
@@ -307,6 +347,7 @@ impl fmt::Display for Explanation {
         )?;
         for (label, value) in [
             ("server", server),
+            ("sources", sources),
             ("host", virtual_host),
             ("rule", rule),
             ("reason", reason),
@@ -325,6 +366,8 @@ impl fmt::Display for Explanation {
             down,
             panic,
             health,
+            sources,
+            denied,
         } in destinations
         {
             let endpoints = if endpoints.is_empty() {
@@ -343,6 +386,10 @@ impl fmt::Display for Explanation {
             }
             if let Some(health) = health {
                 writeln!(f, "health    {health}")?;
+            }
+            if let Some(sources) = sources {
+                let not = if *denied { "; not this one" } else { "" };
+                writeln!(f, "sources   {sources}{not}")?;
             }
         }
         Ok(())

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     model::{
         CertificateId, ClusterId, ForwardingMode, HashPolicy, Health, HttpRule, ListenAddress,
-        LoadBalancing, Transport,
+        LoadBalancing, SourcePrefix, Sources, Transport,
     },
     origin::Origin,
 };
@@ -77,6 +77,9 @@ pub struct Listener {
     pub origin: Origin,
     /// What is done.
     pub table: ListenerTable,
+    /// Whose connections are taken; those of a forwarded listener are also
+    /// clients of its clusters.
+    pub sources: Sources,
 }
 
 /// By what a connection is told apart.
@@ -191,6 +194,8 @@ pub struct Cluster {
     pub load_balancing: LoadBalancing,
     /// Limit of one connection attempt.
     pub connect_timeout: Duration,
+    /// Clients for whom it is.
+    pub sources: Sources,
 }
 
 /// An address of a cluster.
@@ -221,6 +226,9 @@ pub struct Service {
     pub standby: Arc<[u32]>,
     /// Backend ids by ring slot (Maglev); empty when there is no endpoint.
     pub ring: Arc<[u32]>,
+    /// Which sources may open flows: the prefixes of [`Sources::prefixes`].
+    /// Services with the same share them.
+    pub sources: Option<Arc<[SourcePrefix]>>,
 }
 
 /// A backend of the kernel's table. A pair of address and forwarding mode has

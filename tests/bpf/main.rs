@@ -6,6 +6,7 @@
 //! own, so the tests run side by side. What comes out is compared whole, with a
 //! packet built from scratch. They need root; without it they print SKIPPED.
 
+mod acl;
 mod adopt;
 mod drops;
 mod dsr;

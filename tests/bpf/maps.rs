@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, Queue},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, Queue, lpm_trie::Key},
     util::nr_cpus,
 };
 use gateway_common::{
@@ -22,6 +22,7 @@ use gateway_common::{
     port_range::{MAX_PORT_RANGES, PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES},
     service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
+    source::{NO_SOURCE_LIST, SOURCE_LIST_BITS, SourceKey},
 };
 
 use crate::lab::Lab;
@@ -218,6 +219,7 @@ impl Lab {
             hash_policy: 0,
             config_generation: 3,
             established_timeout_s: 900,
+            source_list: NO_SOURCE_LIST,
         };
         change(&mut value);
         let mut services: HashMap<_, ServiceKey, ServiceValue> = self
@@ -309,6 +311,23 @@ impl Lab {
         let mut value = settings.get(&0, 0).unwrap();
         change(&mut value);
         settings.set(0, value, 0).unwrap();
+    }
+
+    /// Adds a prefix to a source list.
+    pub fn source(&mut self, list: u32, prefix: &str, allowed: bool) {
+        let (address, bits) = prefix.split_once('/').unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        let mapped = if address.is_ipv4() { 96 } else { 0 };
+        let bits = SOURCE_LIST_BITS + mapped + bits.parse::<u32>().unwrap();
+        let addr = address.into();
+        let mut sources: LpmTrie<_, SourceKey, u32> = self
+            .ebpf
+            .map_mut(names::MAP_SOURCES)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let key = Key::new(bits, SourceKey { list, addr });
+        sources.insert(&key, u32::from(allowed), 0).unwrap();
     }
 
     pub fn slot(&mut self, index: u32) -> FlowSlot {

@@ -158,6 +158,7 @@ fn answer(example: &str, ask: &Ask) -> String {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
+        source: None,
     };
     explain(&snapshot, &query).to_string()
 }

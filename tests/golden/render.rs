@@ -11,7 +11,7 @@ use gateway_user::model::{
     Certificate, CertificateId, Cluster, ClusterId, DirectResponse, Endpoint, EndpointAddress,
     ForwardingMode, HashPolicy, HeaderEdits, HeaderMatch, HttpAction, HttpDestination, HttpMatch,
     HttpRule, ListenAddress, Listener, ListenerKind, LoadBalancing, Model, PathRewrite, Redirect,
-    StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain, TlsSettings, VirtualHost,
+    Sources, StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain, TlsSettings, VirtualHost,
     cluster::DEFAULT_CONNECT_TIMEOUT,
 };
 
@@ -52,6 +52,7 @@ fn listener(text: &mut Text, listener: &Listener) {
         last_port,
         kind,
         origin,
+        sources: from,
     } = listener;
     let address = match address {
         ListenAddress::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -84,6 +85,13 @@ fn listener(text: &mut Text, listener: &Listener) {
             text.line(0, format!("listener {address}:{port} http ({origin})"));
             virtual_hosts(text, 1, hosts);
         }
+    }
+    sources(text, from);
+}
+
+fn sources(text: &mut Text, sources: &Sources) {
+    if !sources.is_everyone() {
+        text.line(1, format!("from {sources}"));
     }
 }
 
@@ -341,6 +349,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         load_balancing,
         connect_timeout,
         health,
+        sources: from,
     } = cluster;
     assert_eq!(key, id, "a cluster stands under another's name");
     let mut line = format!("cluster {id}");
@@ -356,6 +365,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
     if let Some(health) = health {
         text.line(1, format!("health {health}"));
     }
+    sources(text, from);
     if endpoints.is_empty() {
         text.line(1, "no endpoint");
     }

@@ -27,6 +27,7 @@ mod path_mtu;
 mod port_ranges;
 mod reload;
 mod scene;
+mod sources;
 mod survive;
 mod trace;
 mod udp;

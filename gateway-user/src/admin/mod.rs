@@ -166,6 +166,7 @@ struct ExplainParams {
     host: Option<String>,
     method: Option<String>,
     path: Option<String>,
+    source: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Default, serde::Deserialize)]
@@ -188,6 +189,7 @@ async fn explain(
         host,
         method,
         path,
+        source,
     } = params;
     let query = explain::Query {
         address,
@@ -201,6 +203,7 @@ async fn explain(
         method: method.unwrap_or_else(|| "GET".to_owned()),
         path: path.unwrap_or_else(|| "/".to_owned()),
         headers: Vec::new(),
+        source,
     };
     Json(explain::explain(&state.snapshot.load(), &query))
 }

@@ -71,6 +71,7 @@ pub fn explain(options: &cli::Explain) -> anyhow::Result<ExitCode> {
         method: options.method.clone(),
         path: options.path.clone(),
         headers: options.headers.clone(),
+        source: options.source,
     };
     let answer = explain::explain(&compiled.snapshot, &query);
     match options.output {

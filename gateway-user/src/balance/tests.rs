@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     balance::Balancer,
-    model::{ClusterId, HashPolicy, LoadBalancing},
+    model::{ClusterId, HashPolicy, LoadBalancing, Sources},
     snapshot::{Cluster, Endpoint},
 };
 
@@ -30,6 +30,7 @@ fn cluster(load_balancing: LoadBalancing, weights: &[u32]) -> Arc<Cluster> {
         leaving: Vec::new(),
         panic: false,
         health: None,
+        sources: Sources::everyone(),
     })
 }
 

@@ -93,6 +93,9 @@ pub struct Limits {
     pub max_services: u32,
     /// Backends of all services together.
     pub max_backends: u32,
+    /// Prefixes in the source lists of all services together; equal lists count
+    /// once.
+    pub max_source_prefixes: u32,
     /// Chunks of 16 ring slots for all services together; 64 hold the ring of
     /// up to 10 endpoints.
     pub max_ring_chunks: u32,
@@ -291,6 +294,7 @@ impl Default for Limits {
             max_flows: datapath.max_flows,
             max_services: datapath.max_services,
             max_backends: datapath.max_backends,
+            max_source_prefixes: datapath.max_sources,
             max_ring_chunks: datapath.max_ring_chunks,
         }
     }
@@ -368,6 +372,12 @@ impl Bootstrap {
         if !(64..=16_777_216).contains(&bootstrap.limits.max_ring_chunks) {
             return Err(problem("limits.max_ring_chunks", "must be 64 to 16777216"));
         }
+        if !(1..=16_777_216).contains(&bootstrap.limits.max_source_prefixes) {
+            return Err(problem(
+                "limits.max_source_prefixes",
+                "must be 1 to 16777216",
+            ));
+        }
         if max_connections == 0 {
             return Err(problem("limits.max_connections", "must be at least 1"));
         }
@@ -421,6 +431,7 @@ impl Bootstrap {
             max_flows: self.limits.max_flows,
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,
+            max_sources: self.limits.max_source_prefixes,
             max_ring_chunks: self.limits.max_ring_chunks,
             tcp_idle: self.timeouts.tcp_flow,
             udp_idle: self.timeouts.udp_flow,

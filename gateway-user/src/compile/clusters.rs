@@ -81,6 +81,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         load_balancing,
         connect_timeout,
         health,
+        sources,
     } = cluster;
     // A probed one comes first among equals, so that it is the one kept.
     let mut all: Vec<(SocketAddr, bool, u32)> = configured
@@ -131,6 +132,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         health: health.clone(),
         load_balancing: *load_balancing,
         connect_timeout: *connect_timeout,
+        sources: sources.clone(),
     }
 }
 

@@ -72,6 +72,7 @@ pub fn compile(
             Arc::new(Listener {
                 origin: listener.origin.clone(),
                 table,
+                sources: sources(listener, &clusters),
             }),
         );
     }
@@ -93,6 +94,24 @@ pub fn compile(
         tls_configs: tls.into_used(),
     };
     (snapshot, diagnostics)
+}
+
+/// Whose connections a listener takes. A forwarded one is decided on as a whole:
+/// whichever of its clusters a connection goes to, it must be for the client.
+fn sources(
+    listener: &model::Listener,
+    clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+) -> model::Sources {
+    let mut sources = listener.sources.clone();
+    if let model::ListenerKind::Forward(route) | model::ListenerKind::ForwardUdp(route) =
+        &listener.kind
+    {
+        let ids = route.destinations.iter().map(|to| &to.cluster);
+        for cluster in ids.filter_map(|id| clusters.get(id)) {
+            sources = sources.intersection(&cluster.sources);
+        }
+    }
+    sources
 }
 
 fn chain_action(
@@ -153,6 +172,7 @@ fn cluster(clusters: &BTreeMap<ClusterId, Arc<Cluster>>, id: &ClusterId) -> Arc<
             health: None,
             load_balancing: model::LoadBalancing::default(),
             connect_timeout: model::cluster::DEFAULT_CONNECT_TIMEOUT,
+            sources: model::Sources::everyone(),
         })
     })
 }

@@ -8,7 +8,7 @@ use crate::{
     model::{
         Cluster, ClusterId, Endpoint, EndpointAddress, ForwardingMode, HashPolicy, Health,
         HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind, LoadBalancing, Model,
-        Probe, ProbeProtocol, TcpDestination, TcpRoute, TlsAction, TlsChain,
+        Probe, ProbeProtocol, Sources, TcpDestination, TcpRoute, TlsAction, TlsChain,
     },
     origin::Origin,
     snapshot::{ListenKey, ListenerTable, Snapshot},
@@ -30,6 +30,7 @@ fn cluster(name: &str, endpoints: &[EndpointAddress]) -> Cluster {
         load_balancing: LoadBalancing::default(),
         connect_timeout: Duration::from_secs(1),
         health: None,
+        sources: Sources::everyone(),
     }
 }
 
@@ -53,6 +54,7 @@ fn forwarded(port: u16, name: &str) -> Listener {
         last_port: port,
         kind: ListenerKind::Forward(route(name)),
         origin: Origin::new("test.yaml", 1),
+        sources: Sources::everyone(),
     }
 }
 
@@ -134,6 +136,7 @@ fn chains_are_found_by_exact_name_then_suffix_then_default() {
             chain(&["*.a.example.com", "b.example.com"], 3),
         ]),
         origin: Origin::new("test.yaml", 1),
+        sources: Sources::everyone(),
     };
     let model = model(vec![cluster("a.test", &[])], vec![listener]);
     let (snapshot, _) = compile(&model, &Observed::default(), &Snapshot::default());

@@ -2,7 +2,7 @@
 //! What is done with a connection, from what is known of it. Pure; `explain`
 //! asks the same functions.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use rustls::ServerConfig;
 
@@ -38,13 +38,18 @@ pub enum Step<'a> {
     Peek(&'a SniTable),
 }
 
-/// What is done with a connection that was accepted for `listener`.
-pub fn decide(listener: Option<&Listener>) -> Step<'_> {
-    match listener.map(|listener| &listener.table) {
-        None => Step::Act(Decision::Refuse(CloseReason::NoListener)),
-        Some(ListenerTable::Forward(action)) => Step::Act(Decision::Forward(Arc::clone(action))),
-        Some(ListenerTable::PlainHttp(table)) => Step::Act(Decision::PlainHttp(Arc::clone(table))),
-        Some(ListenerTable::Tls(table)) => Step::Peek(table),
+/// What is done with a connection of `client` that was accepted for `listener`.
+pub fn decide(listener: Option<&Listener>, client: IpAddr) -> Step<'_> {
+    let Some(listener) = listener else {
+        return Step::Act(Decision::Refuse(CloseReason::NoListener));
+    };
+    if !listener.sources.contain(client) {
+        return Step::Act(Decision::Refuse(CloseReason::SourceDenied));
+    }
+    match &listener.table {
+        ListenerTable::Forward(action) => Step::Act(Decision::Forward(Arc::clone(action))),
+        ListenerTable::PlainHttp(table) => Step::Act(Decision::PlainHttp(Arc::clone(table))),
+        ListenerTable::Tls(table) => Step::Peek(table),
     }
 }
 

@@ -123,7 +123,7 @@ async fn decide_and_act(
             .cloned()
     };
     let mut received = Vec::new();
-    let decision = match decide::decide(listener.as_deref()) {
+    let decision = match decide::decide(listener.as_deref(), session.peer.ip()) {
         Step::Act(decision) => decision,
         Step::Peek(table) => {
             let outcome = peek::peek(&stream, &mut received, &worker.limits).await;
@@ -227,6 +227,10 @@ async fn proxy<C: Stream>(
         return CloseReason::NoEndpoint;
     };
     session.cluster = Some(Arc::clone(cluster));
+    if !cluster.sources.contain(session.peer.ip()) {
+        copy::reset_on_drop(client.socket());
+        return CloseReason::SourceDenied;
+    }
     let connected = connect::connect(
         &worker.balancer,
         cluster,

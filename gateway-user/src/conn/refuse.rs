@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Closes a connection: with the TLS alert that fits the reason, with a reset
-/// where no one listens, else by simply closing it.
+/// where no one listens for the client, else by simply closing it.
 pub(super) async fn close(mut client: Prefixed<TcpStream>, reason: CloseReason) {
     if let Some(description) = alert(reason) {
         // A fatal alert in a record of its own (RFC 8446 sections 5.1 and 6).
@@ -18,7 +18,7 @@ pub(super) async fn close(mut client: Prefixed<TcpStream>, reason: CloseReason) 
         let record = [21, 3, 3, 0, 2, 2, description];
         let _ = client.write_all(&record).await;
         let _ = client.shutdown().await;
-    } else if reason == CloseReason::NoListener {
+    } else if matches!(reason, CloseReason::NoListener | CloseReason::SourceDenied) {
         copy::reset_on_drop(client.inner());
     }
 }

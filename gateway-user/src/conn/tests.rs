@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     drain,
-    model::HashPolicy,
+    model::{HashPolicy, Sources},
     origin::Origin,
     snapshot::{
         ChainAction, HttpTable, Listener, ListenerTable, SnapshotHandle, SniTable, TcpAction,
@@ -102,7 +102,7 @@ fn what_cannot_be_routed_is_refused_with_its_reason() {
     let decision = decide_tls(&table(true), &hello(None));
     assert!(matches!(decision, Decision::Passthrough(chain, _) if chain.origin.line == 6));
     assert!(matches!(
-        decide(None),
+        decide(None, Ipv4Addr::LOCALHOST.into()),
         Step::Act(Decision::Refuse(CloseReason::NoListener))
     ));
 }
@@ -112,6 +112,7 @@ fn a_kept_http_connection_finds_the_table_of_its_listener() {
     let listener = |table| Listener {
         origin: Origin::new("test.yaml", 1),
         table,
+        sources: Sources::everyone(),
     };
     let http = Arc::new(HttpTable::default());
     let plain = listener(ListenerTable::PlainHttp(Arc::clone(&http)));

@@ -53,6 +53,8 @@ pub fn run(maps: &mut Maps, state: &mut State, ops: &[MapOp]) -> Result<(), Data
                     cause: error.into(),
                 })?;
             }
+            MapOp::SetSource(list, prefix) => maps.sources.add(*list, *prefix)?,
+            MapOp::RemoveSource(list, prefix) => maps.sources.remove(*list, *prefix)?,
             MapOp::SetService(destination, value, _) => maps.set_service(*destination, *value)?,
             MapOp::RemoveService(destination) => maps.remove_service(*destination)?,
             MapOp::SetSteer(key, value) => maps.set_steer(*key, *value)?,
@@ -74,7 +76,11 @@ pub fn read(maps: &Maps) -> Result<State, DatapathError> {
         maps.settings()?,
         maps.rings.len(),
         maps.max_services() as usize,
+        maps.sources.capacity() as usize,
     );
+    for (list, prefix) in maps.sources.all()? {
+        state.sources.add(list, prefix);
+    }
     let mut rings: HashMap<(u32, u32), Arc<[u32]>> = HashMap::new();
     let mut named: BTreeSet<u32> = BTreeSet::new();
     for (destination, value) in maps.services()? {

@@ -32,6 +32,8 @@ pub struct DatapathConfig {
     pub max_services: u32,
     /// Backends, id 0 included.
     pub max_backends: u32,
+    /// Prefixes of all source lists together.
+    pub max_sources: u32,
     /// Chunks of 16 slots for all rings together.
     pub max_ring_chunks: u32,
     /// Other nodes have the same VIPs: connections that came by them so far are
@@ -61,6 +63,7 @@ impl Default for DatapathConfig {
             max_flows: limits::MAX_FLOWS,
             max_services: limits::MAX_SERVICES,
             max_backends: limits::MAX_BACKENDS,
+            max_sources: limits::MAX_SOURCES,
             max_ring_chunks: limits::MAX_RING_CHUNKS,
             shared_vips: false,
             tcp_idle: Duration::from_secs(tcp_state::ESTABLISHED_TIMEOUT_S as u64),

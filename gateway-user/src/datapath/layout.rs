@@ -10,19 +10,20 @@ use gateway_common::{
     names::{
         MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS,
         MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_INTERFACE_DROPS, MAP_NEXT_HOPS, MAP_PORT_RANGES,
-        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_STEER,
-        MAP_TC_CALLS, MAP_VERDICTS, MAP_XDP_CALLS,
+        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCES,
+        MAP_STEER, MAP_TC_CALLS, MAP_VERDICTS, MAP_XDP_CALLS,
     },
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
+    source::SOURCE_ENTRY_KEY_SIZE,
     steer::{SteerKey, SteerValue},
 };
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 20] {
+pub fn layout() -> [(&'static str, u32, u32); 21] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -34,6 +35,7 @@ pub fn layout() -> [(&'static str, u32, u32); 20] {
         of::<u32, NextHop>(MAP_NEXT_HOPS),
         of::<ServiceKey, ServiceValue>(MAP_SERVICES),
         of::<PortRangesKey, PortRanges>(MAP_PORT_RANGES),
+        (MAP_SOURCES, SOURCE_ENTRY_KEY_SIZE, 4),
         of::<u32, RingChunk>(MAP_RINGS),
         of::<u32, Backend>(MAP_BACKENDS),
         of::<u32, Stats>(MAP_SERVICE_STATS),

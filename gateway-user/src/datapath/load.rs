@@ -12,7 +12,7 @@ use gateway_common::{
     limits::{MAX_SOCKETS, MAX_STEERED},
     names::{
         CALLED, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
-        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_STEER,
+        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_SOURCES, MAP_STEER,
     },
 };
 
@@ -141,6 +141,7 @@ fn size(config: &DatapathConfig, name: &str) -> Option<u32> {
         MAP_FLOWS => Some(config.max_flows.saturating_mul(2)),
         MAP_SERVICES | MAP_SERVICE_STATS => Some(config.max_services),
         MAP_BACKENDS | MAP_BACKEND_STATS => Some(config.max_backends),
+        MAP_SOURCES => Some(config.max_sources),
         MAP_RINGS => Some(config.max_ring_chunks),
         MAP_STEER => Some(MAX_STEERED),
         MAP_SOCKETS => Some(MAX_SOCKETS),

@@ -17,7 +17,7 @@ use gateway_common::{
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
         MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
-        MAP_STEER, MAP_VERDICTS,
+        MAP_SOURCES, MAP_STEER, MAP_VERDICTS,
     },
     port_range::{PortRanges, PortRangesKey},
     service::{ServiceKey, ServiceValue},
@@ -32,6 +32,7 @@ use crate::{
         keys,
         ranges::{Ranges, RangesOf},
         slots::{FlowSlots, Rings},
+        source_map::SourceMap,
     },
     snapshot::ListenKey,
 };
@@ -51,6 +52,8 @@ pub struct Maps {
     sockets: SockMap<MapData>,
     /// FLOWS.
     pub flows: FlowKeys,
+    /// SOURCES.
+    pub sources: SourceMap,
     /// FLOW_SLOTS as memory.
     pub slots: FlowSlots,
     /// RINGS as memory.
@@ -78,6 +81,7 @@ impl Maps {
             steer: typed(ebpf, MAP_STEER)?,
             sockets: typed(ebpf, MAP_SOCKETS)?,
             flows: FlowKeys::new(data(ebpf, MAP_FLOWS)?)?,
+            sources: SourceMap::take(take(ebpf, MAP_SOURCES)?)?,
             slots: FlowSlots::new(slots.fd().as_fd(), entries(&slots, MAP_FLOW_SLOTS)?)
                 .map_err(failed(MAP_FLOW_SLOTS, "map into memory", "all"))?,
             rings: Rings::new(rings.fd().as_fd(), entries(&rings, MAP_RINGS)?).map_err(failed(
@@ -380,7 +384,7 @@ fn zero(
     Ok(map.set(id, values, 0)?)
 }
 
-fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
@@ -407,8 +411,15 @@ pub(super) fn typed<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Datapat
 where
     M: TryFrom<Map, Error = MapError>,
 {
-    take(ebpf, name)?
-        .try_into()
+    into_typed(take(ebpf, name)?, name)
+}
+
+/// A map as the type it is used as.
+pub fn into_typed<M>(map: Map, name: &'static str) -> Result<M, DatapathError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    map.try_into()
         .map_err(|error: MapError| DatapathError::Load {
             what: name.to_owned(),
             cause: error.into(),
@@ -418,14 +429,18 @@ where
 fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
     match take(ebpf, name)? {
         Map::Array(data) | Map::HashMap(data) => Ok(data),
-        _ => Err(DatapathError::Load {
-            what: name.to_owned(),
-            cause: "the object has another type of map under this name".into(),
-        }),
+        _ => Err(other_type(name)),
     }
 }
 
-fn entries(data: &MapData, name: &'static str) -> Result<u32, DatapathError> {
+pub fn other_type(name: &'static str) -> DatapathError {
+    DatapathError::Load {
+        what: name.to_owned(),
+        cause: "the object has another type of map under this name".into(),
+    }
+}
+
+pub fn entries(data: &MapData, name: &'static str) -> Result<u32, DatapathError> {
     Ok(data
         .info()
         .map_err(failed(name, "describe", "all"))?
@@ -433,7 +448,7 @@ fn entries(data: &MapData, name: &'static str) -> Result<u32, DatapathError> {
 }
 
 /// For `map_err`: a failed operation on a map.
-pub(super) fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+pub fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     map: &'static str,
     operation: &'static str,
     key: impl Display,

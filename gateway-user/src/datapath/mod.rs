@@ -81,6 +81,8 @@ pub mod serves;
 #[cfg(feature = "ebpf")]
 mod slots;
 #[cfg(feature = "ebpf")]
+mod source_map;
+#[cfg(feature = "ebpf")]
 mod stats;
 #[cfg(feature = "ebpf")]
 mod sysctl;

@@ -33,6 +33,9 @@ pub enum NotInKernel {
     /// No room for another range of ports at its address.
     #[error("the table of port ranges is full; use fewer or wider ranges")]
     RangesFull,
+    /// The prefixes of its source list do not fit.
+    #[error("the source table is full; raise max_source_prefixes")]
+    SourcesFull,
     /// The rings do not fit.
     #[error("the ring table is full; raise max_ring_chunks")]
     RingsFull,

@@ -25,6 +25,8 @@ const MAX_ENDPOINTS: usize = 3;
 pub enum Failure {
     /// The rule names a cluster that does not exist.
     NoCluster,
+    /// The cluster is not for the client's address.
+    SourceDenied,
     /// The cluster has no endpoint.
     NoEndpoint,
     /// No endpoint took a connection.
@@ -48,6 +50,7 @@ impl Failure {
     pub fn answer(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, "no_cluster"),
+            Self::SourceDenied => (StatusCode::FORBIDDEN, "source_denied"),
             Self::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint"),
             Self::ConnectFailed => (StatusCode::SERVICE_UNAVAILABLE, "connect_failed"),
             Self::ConnectTimeout => (StatusCode::SERVICE_UNAVAILABLE, "connect_timeout"),

@@ -160,6 +160,9 @@ impl Route<'_> {
         let Some(cluster) = self.table.clusters.get(&destination.cluster) else {
             return fail(exchange, Failure::NoCluster);
         };
+        if !cluster.sources.contain(exchange.client().peer.ip()) {
+            return fail(exchange, Failure::SourceDenied);
+        }
         let Some(uri) = self.upstream_uri(&head.uri) else {
             return fail(exchange, Failure::BadRequest);
         };

@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::model::Health;
+use crate::model::{Health, Sources};
 
 /// Names a cluster: host, port and subset of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +46,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How its endpoints are probed; they are not when absent.
     pub health: Option<Health>,
+    /// Clients for whom it is; connections and requests of others are refused.
+    pub sources: Sources,
 }
 
 /// One address of a cluster.

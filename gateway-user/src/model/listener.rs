@@ -4,7 +4,7 @@
 use std::{fmt, net::IpAddr};
 
 use crate::{
-    model::{CertificateId, HostPattern, TcpRoute, VirtualHost},
+    model::{CertificateId, HostPattern, Sources, TcpRoute, VirtualHost},
     origin::Origin,
 };
 
@@ -60,6 +60,8 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// The first server that asked for it.
     pub origin: Origin,
+    /// Who may connect; others are refused before anything is read.
+    pub sources: Sources,
 }
 
 impl Listener {

@@ -16,6 +16,7 @@ pub mod health;
 pub mod hostname;
 pub mod http_route;
 pub mod listener;
+pub mod sources;
 pub mod tcp_route;
 
 pub use certificate::{Certificate, CertificateId};
@@ -29,6 +30,7 @@ pub use http_route::{
 pub use listener::{
     ListenAddress, Listener, ListenerKind, TlsAction, TlsChain, TlsSettings, Transport,
 };
+pub use sources::{SourcePrefix, Sources};
 pub use tcp_route::{ForwardingMode, HashPolicy, TcpDestination, TcpRoute};
 
 /// Everything the gateway serves.

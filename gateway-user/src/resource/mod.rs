@@ -29,6 +29,8 @@ pub struct ResourceSet {
     pub service_entries: Vec<Arc<Object<istio::ServiceEntry>>>,
     /// Istio WorkloadEntries.
     pub workload_entries: Vec<Arc<Object<istio::WorkloadEntry>>>,
+    /// Istio AuthorizationPolicies.
+    pub authorization_policies: Vec<Arc<Object<istio::AuthorizationPolicy>>>,
     /// Kubernetes Services.
     pub services: Vec<Arc<Object<core::Service>>>,
     /// Kubernetes EndpointSlices.
@@ -52,6 +54,8 @@ pub enum Resource {
     ServiceEntry(Arc<Object<istio::ServiceEntry>>),
     /// networking.istio.io WorkloadEntry.
     WorkloadEntry(Arc<Object<istio::WorkloadEntry>>),
+    /// security.istio.io AuthorizationPolicy.
+    AuthorizationPolicy(Arc<Object<istio::AuthorizationPolicy>>),
     /// Service.
     Service(Arc<Object<core::Service>>),
     /// discovery.k8s.io EndpointSlice.
@@ -69,6 +73,7 @@ impl Resource {
             Self::DestinationRule(_) => "DestinationRule",
             Self::ServiceEntry(_) => "ServiceEntry",
             Self::WorkloadEntry(_) => "WorkloadEntry",
+            Self::AuthorizationPolicy(_) => "AuthorizationPolicy",
             Self::Service(_) => "Service",
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::Secret(_) => "Secret",
@@ -83,6 +88,7 @@ impl Resource {
             Self::DestinationRule(object) => &object.meta,
             Self::ServiceEntry(object) => &object.meta,
             Self::WorkloadEntry(object) => &object.meta,
+            Self::AuthorizationPolicy(object) => &object.meta,
             Self::Service(object) => &object.meta,
             Self::EndpointSlice(object) => &object.meta,
             Self::Secret(object) => &object.meta,
@@ -99,6 +105,7 @@ impl ResourceSet {
             Resource::DestinationRule(object) => self.destination_rules.push(object),
             Resource::ServiceEntry(object) => self.service_entries.push(object),
             Resource::WorkloadEntry(object) => self.workload_entries.push(object),
+            Resource::AuthorizationPolicy(object) => self.authorization_policies.push(object),
             Resource::Service(object) => self.services.push(object),
             Resource::EndpointSlice(object) => self.endpoint_slices.push(object),
             Resource::Secret(object) => self.secrets.push(object),
@@ -112,6 +119,7 @@ impl ResourceSet {
             + self.destination_rules.len()
             + self.service_entries.len()
             + self.workload_entries.len()
+            + self.authorization_policies.len()
             + self.services.len()
             + self.endpoint_slices.len()
             + self.secrets.len()

@@ -53,13 +53,15 @@ pub enum CloseReason {
     Drained,
     /// The connection limit was reached.
     OverLimit,
+    /// The client's address may not connect.
+    SourceDenied,
     /// An I/O error of this machine.
     Internal,
 }
 
 impl CloseReason {
     /// Every reason, in order of its number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Done,
         Self::ClientReset,
         Self::UpstreamReset,
@@ -81,6 +83,7 @@ impl CloseReason {
         Self::RequestTimeout,
         Self::Drained,
         Self::OverLimit,
+        Self::SourceDenied,
         Self::Internal,
     ];
 
@@ -108,6 +111,7 @@ impl CloseReason {
             Self::RequestTimeout => "request_timeout",
             Self::Drained => "drained",
             Self::OverLimit => "over_limit",
+            Self::SourceDenied => "source_denied",
             Self::Internal => "internal",
         }
     }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Annotations under this gateway's own prefix that have no effect.
+//! Annotations under this gateway's own prefix: those that have no effect, and
+//! those that a port behind their name narrows to it.
 
 use crate::{
     diagnostic::Reason,
-    resource::Object,
+    resource::{Meta, Object},
     translate::{
-        Context, health,
+        Context, Findings, health,
         istio::{FORWARDING, PORT_RANGES},
-        list,
+        list, sources,
     },
 };
 
@@ -17,8 +18,14 @@ const PREFIX: &str = "sluice.dev/";
 pub fn check(context: &mut Context<'_>) {
     let resources = context.resources;
     let route = [FORWARDING];
-    let service: Vec<&str> = route.iter().chain(health::KEYS).copied().collect();
-    unknown(context, &resources.gateways, "Gateway", &[PORT_RANGES]);
+    let service: Vec<&str> = route
+        .iter()
+        .chain(health::KEYS)
+        .chain(sources::KEYS)
+        .copied()
+        .collect();
+    let gateway = [&[PORT_RANGES][..], sources::KEYS].concat();
+    unknown(context, &resources.gateways, "Gateway", &gateway);
     unknown(
         context,
         &resources.virtual_services,
@@ -38,6 +45,12 @@ pub fn check(context: &mut Context<'_>) {
         &service,
     );
     unknown(context, &resources.workload_entries, "WorkloadEntry", &[]);
+    unknown(
+        context,
+        &resources.authorization_policies,
+        "AuthorizationPolicy",
+        &[],
+    );
     unknown(context, &resources.services, "Service", &service);
     unknown(context, &resources.endpoint_slices, "EndpointSlice", &[]);
     unknown(context, &resources.secrets, "Secret", &[]);
@@ -51,8 +64,8 @@ fn unknown<T, O: AsRef<Object<T>>>(
 ) {
     for meta in objects.iter().map(|object| &object.as_ref().meta) {
         for key in meta.annotations.keys() {
-            let (base, _) = health::split(key);
-            let base = if health::KEYS.contains(&base) {
+            let (base, _) = split(key);
+            let base = if health::KEYS.contains(&base) || sources::KEYS.contains(&base) {
                 base
             } else {
                 key
@@ -73,4 +86,41 @@ fn unknown<T, O: AsRef<Object<T>>>(
             );
         }
     }
+}
+
+/// Names those of `keys` for ports that the object does not have.
+pub fn check_ports(keys: &[&str], meta: &Meta, known: &[u16], findings: &mut Findings) {
+    for key in meta.annotations.keys() {
+        let (base, port) = split(key);
+        if keys.contains(&base)
+            && let Some(port) = port
+            && !known.contains(&port)
+        {
+            findings.warning(
+                meta.annotation(key),
+                Reason::UnsupportedField,
+                format!(
+                    "{key} has no effect: {} has no port {port}; it has {}",
+                    meta.id,
+                    list(known)
+                ),
+            );
+        }
+    }
+}
+
+/// The name of an annotation and the port behind it.
+pub fn split(key: &str) -> (&str, Option<u16>) {
+    match key
+        .rsplit_once('.')
+        .map(|(base, port)| (base, port.parse()))
+    {
+        Some((base, Ok(port))) if port != 0 => (base, Some(port)),
+        _ => (key, None),
+    }
+}
+
+/// What stands behind the name of an annotation for a port.
+pub fn suffix(port: u16) -> String {
+    format!(".{port}")
 }

@@ -24,7 +24,11 @@ use crate::{
         health::{INTERVALS, PERCENTS, THRESHOLDS, TIMEOUTS},
     },
     resource::Meta,
-    translate::{Findings, duration, list},
+    translate::{
+        Findings,
+        annotations::{split, suffix},
+        duration,
+    },
 };
 
 const PROBE: &str = "sluice.dev/health-probe";
@@ -126,42 +130,6 @@ impl Settings {
                 .collect(),
         }
     }
-
-    /// Names annotations for ports that the object does not have.
-    pub fn check_ports(&self, meta: &Meta, known: &[u16], findings: &mut Findings) {
-        for key in meta.annotations.keys() {
-            let (base, port) = split(key);
-            if KEYS.contains(&base)
-                && let Some(port) = port
-                && !known.contains(&port)
-            {
-                findings.warning(
-                    meta.annotation(key),
-                    Reason::UnsupportedField,
-                    format!(
-                        "{key} has no effect: {} has no port {port}; it has {}",
-                        meta.id,
-                        list(known)
-                    ),
-                );
-            }
-        }
-    }
-}
-
-/// The name of an annotation and the port behind it.
-pub fn split(key: &str) -> (&str, Option<u16>) {
-    match key
-        .rsplit_once('.')
-        .map(|(base, port)| (base, port.parse()))
-    {
-        Some((base, Ok(port))) if port != 0 => (base, Some(port)),
-        _ => (key, None),
-    }
-}
-
-fn suffix(port: u16) -> String {
-    format!(".{port}")
 }
 
 impl Values {

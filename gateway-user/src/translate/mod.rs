@@ -11,11 +11,12 @@
 //! | file | job |
 //! |---|---|
 //! | `annotations` | annotations of this gateway that it does not know |
+//! | `sources` | annotations that say which client addresses may connect |
 //! | `health` | annotations that say how endpoints are probed |
 //! | `hosts` | `[namespace/]host`, short names, visibility |
 //! | `endpoints` | Services, EndpointSlices, ServiceEntries: what stands behind a host |
 //! | `certificates` | Secrets and files to pairs that belong together |
-//! | `istio` | Gateways, VirtualServices and DestinationRules |
+//! | `istio` | Gateways, VirtualServices, DestinationRules, AuthorizationPolicies |
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,7 @@ mod endpoints;
 mod health;
 mod hosts;
 mod istio;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -59,12 +61,14 @@ pub fn translate(resources: &ResourceSet, options: &Options) -> (Model, Vec<Diag
     let registry = endpoints::Registry::new(resources, &mut findings);
     let policies = istio::Policies::new(resources, &mut findings);
     let candidates = istio::Candidates::new(resources);
+    let authorization = istio::Authorization::new(resources, options, &mut findings);
     let mut context = Context {
         resources,
         options,
         candidates: &candidates,
         registry: &registry,
         policies: &policies,
+        authorization: &authorization,
         clusters: BTreeMap::new(),
         certificates: BTreeMap::new(),
         findings,
@@ -97,6 +101,7 @@ struct Context<'a> {
     candidates: &'a istio::Candidates<'a>,
     registry: &'a endpoints::Registry<'a>,
     policies: &'a istio::Policies<'a>,
+    authorization: &'a istio::Authorization<'a>,
     clusters: BTreeMap<ClusterId, Cluster>,
     certificates: BTreeMap<CertificateId, Certificate>,
     findings: Findings,

@@ -6,14 +6,17 @@
 //! names is never given to something else in the same step.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
 
 use crate::{
-    compile::maglev::{self, Seed},
-    model::{ClusterId, ListenAddress, ListenerKind, Model, TcpRoute},
+    compile::{
+        maglev::{self, Seed},
+        sources,
+    },
+    model::{ClusterId, ListenAddress, ListenerKind, Model, SourcePrefix, Sources, TcpRoute},
     snapshot::{BackendTarget, Cluster, ListenKey, Service, Snapshot},
 };
 
@@ -32,6 +35,8 @@ struct Forwarded<'a> {
     /// and count for the size of the ring: another size would move nearly
     /// every slot, although only theirs have to move.
     unused: BTreeSet<SocketAddr>,
+    /// Whose flows are taken.
+    sources: Sources,
 }
 
 /// The first port of a range. Endpoints on it are reached on the port the
@@ -59,6 +64,7 @@ impl<'a> Forwarded<'a> {
     fn new(
         route: &'a TcpRoute,
         key: &ListenKey,
+        sources: Sources,
         clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
     ) -> Self {
         let kept = KeptPort::of(key);
@@ -78,6 +84,7 @@ impl<'a> Forwarded<'a> {
             route,
             shares,
             unused,
+            sources,
         }
     }
 }
@@ -103,7 +110,8 @@ pub fn services(
                     last_port: listener.last_port,
                     transport: listener.transport(),
                 };
-                Some((key, Forwarded::new(route, &key, clusters)))
+                let sources = sources(listener, clusters);
+                Some((key, Forwarded::new(route, &key, sources, clusters)))
             }
             ListenerKind::Tls(_) | ListenerKind::PlainHttp(_) => None,
         })
@@ -112,6 +120,7 @@ pub fn services(
     let backend_ids = backend_ids(&forwarded, previous);
     let service_ids = service_ids(forwarded.keys(), previous);
     let mut rings = Rings::of(previous);
+    let mut lists = SourceLists::of(previous);
 
     let services = forwarded
         .iter()
@@ -120,6 +129,7 @@ pub fn services(
                 route,
                 shares,
                 unused,
+                sources,
             } = forwarded;
             let target = |address: &SocketAddr| BackendTarget {
                 address: *address,
@@ -146,6 +156,7 @@ pub fn services(
                 members,
                 standby: standby.into(),
                 ring,
+                sources: lists.list(sources),
             };
             let service = match previous.services.get(key) {
                 Some(old) if **old == service => Arc::clone(old),
@@ -333,5 +344,34 @@ impl Rings {
         let members = Arc::clone(&key.0);
         self.0.insert(key, Arc::clone(&ring));
         (members, ring)
+    }
+}
+
+/// Source lists made so far: services with equal ones share them.
+struct SourceLists<'a> {
+    /// Of the previous snapshot.
+    before: HashSet<&'a Arc<[SourcePrefix]>>,
+    made: HashMap<Sources, Arc<[SourcePrefix]>>,
+}
+
+impl<'a> SourceLists<'a> {
+    fn of(previous: &'a Snapshot) -> Self {
+        let services = previous.services.values();
+        Self {
+            before: services
+                .filter_map(|service| service.sources.as_ref())
+                .collect(),
+            made: HashMap::new(),
+        }
+    }
+
+    fn list(&mut self, sources: &Sources) -> Option<Arc<[SourcePrefix]>> {
+        if let Some(list) = self.made.get(sources) {
+            return Some(Arc::clone(list));
+        }
+        let list: Arc<[SourcePrefix]> = sources.prefixes()?.into();
+        let list = self.before.get(&list).copied().cloned().unwrap_or(list);
+        self.made.insert(sources.clone(), Arc::clone(&list));
+        Some(list)
     }
 }

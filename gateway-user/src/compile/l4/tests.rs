@@ -12,7 +12,7 @@ use super::services;
 use crate::{
     model::{
         ClusterId, ForwardingMode, HashPolicy, ListenAddress, Listener, ListenerKind,
-        LoadBalancing, Model, TcpDestination, TcpRoute,
+        LoadBalancing, Model, Sources, TcpDestination, TcpRoute,
     },
     origin::Origin,
     snapshot::{BackendTarget, Cluster, Endpoint, ListenKey, Service, Snapshot},
@@ -61,6 +61,7 @@ fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snaps
                 leaving: Vec::new(),
                 panic: false,
                 health: None,
+                sources: Sources::everyone(),
             };
             clusters.insert(id, Arc::new(cluster));
         }
@@ -70,6 +71,7 @@ fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snaps
             last_port: last_port.max(*port),
             kind: ListenerKind::Forward(route),
             origin: Origin::new("test.yaml", 1),
+            sources: Sources::everyone(),
         });
     }
     let (services, backends) = services(&model, &clusters, previous);

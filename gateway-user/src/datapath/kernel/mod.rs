@@ -216,6 +216,7 @@ impl Datapath {
                 members: shares.into_iter().collect(),
                 standby: Arc::default(),
                 ring: Arc::clone(&installed.ring),
+                sources: None,
             };
             let key = ListenKey {
                 address: ListenAddress::Ip(destination.ip()),

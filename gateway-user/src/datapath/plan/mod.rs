@@ -28,11 +28,16 @@ use crate::{
         serves::NotInKernel,
         tables::Tables,
     },
+    model::SourcePrefix,
     snapshot::ListenKey,
 };
 
+mod sources;
 #[cfg(test)]
 mod tests;
+
+use sources::Placement;
+pub use sources::SourceLists;
 
 /// One change of one map.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +54,10 @@ pub enum MapOp {
     ClearBackend(u32),
     /// Write a ring from this chunk on.
     WriteRing(u32, Arc<[u32]>),
+    /// Add a prefix to a source list that no service names.
+    SetSource(u32, SourcePrefix),
+    /// Take a prefix out of a source list that no service names any more.
+    RemoveSource(u32, SourcePrefix),
     /// Point a destination at a ring.
     SetService(Destination, ServiceValue, Arc<[u32]>),
     /// Stop forwarding a destination.
@@ -78,6 +87,8 @@ pub struct State {
     pub steer: BTreeMap<ListenKey, SteerValue>,
     /// The index of the ranges among both; without empty ones.
     pub ranges: BTreeMap<RangesOf, Ranges>,
+    /// Source lists.
+    pub sources: SourceLists,
     /// In force.
     pub settings: Settings,
     /// Chunks in the ring array.
@@ -108,13 +119,14 @@ impl Installed {
 
 impl State {
     /// An empty kernel.
-    pub fn new(settings: Settings, chunks: u32, max_services: usize) -> Self {
+    pub fn new(settings: Settings, chunks: u32, max_services: usize, max_sources: usize) -> Self {
         Self {
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             suspended: BTreeSet::new(),
             steer: BTreeMap::new(),
             ranges: BTreeMap::new(),
+            sources: SourceLists::new(max_sources),
             settings,
             chunks,
             max_services,
@@ -139,6 +151,8 @@ impl State {
                 self.backends.remove(id);
                 self.suspended.remove(id);
             }
+            MapOp::SetSource(list, prefix) => self.sources.add(*list, *prefix),
+            MapOp::RemoveSource(list, prefix) => self.sources.remove(*list, *prefix),
             MapOp::SetService(destination, value, ring) => {
                 let installed = Installed {
                     value: *value,
@@ -186,7 +200,8 @@ pub struct Plan {
 }
 
 /// The way from `state` to `wanted`. `state` changes only in what the kernel
-/// does not see: which equal ring is remembered, and how old regions are.
+/// does not see: which equal ring is remembered, how old regions are, and which
+/// ids were given out.
 pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
     state.plans += 1;
     // A region stays untouched for one whole plan after the one that retired
@@ -195,7 +210,10 @@ pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
     state.retired.retain(|(retired, _)| retired + 1 >= plans);
 
     let mut plan = Plan::default();
-    let (rings, flips, kept) = services(state, wanted, &mut plan.proxied);
+    let lists = wanted.services.values();
+    let mut lists = sources::place(state, lists.filter_map(|entry| entry.sources.as_ref()));
+    let (rings, flips, kept) = services(state, wanted, &lists, &mut plan.proxied);
+    plan.ops.append(&mut lists.before);
 
     let stale_services: Vec<Destination> = state
         .services
@@ -287,6 +305,7 @@ pub fn plan(state: &mut State, wanted: &Tables) -> Plan {
         plan.ops
             .extend(stale_services.into_iter().map(MapOp::RemoveService));
     }
+    plan.ops.append(&mut lists.after);
     for id in &moved {
         plan.ops.push(MapOp::ClearBackendStats(*id));
         plan.ops.push(MapOp::SetBackend(*id, wanted.backends[id]));
@@ -320,13 +339,25 @@ type Moves = (
     BTreeSet<Destination>,
 );
 
-fn services(state: &mut State, wanted: &Tables, proxied: &mut Vec<Proxied>) -> Moves {
+fn services(
+    state: &mut State,
+    wanted: &Tables,
+    lists: &Placement,
+    proxied: &mut Vec<Proxied>,
+) -> Moves {
     let mut rings = Vec::new();
     let mut flips = Vec::new();
     let mut kept = BTreeSet::new();
     // Built when the first ring needs a place.
     let mut space: Option<(FreeRegions, HashMap<*const u32, u32>)> = None;
     for (destination, entry) in &wanted.services {
+        let Some(source_list) = lists.id(entry.sources.as_ref()) else {
+            proxied.push(Proxied {
+                destination: *destination,
+                reason: NotInKernel::SourcesFull,
+            });
+            continue;
+        };
         let ring = &entry.ring;
         let ring_size = ring.len() as u32;
         let same_ring = state.services.get_mut(destination).and_then(|old| {
@@ -373,6 +404,7 @@ fn services(state: &mut State, wanted: &Tables, proxied: &mut Vec<Proxied>) -> M
             hash_policy: entry.hash_policy,
             config_generation: wanted.generation,
             established_timeout_s: entry.established_timeout_s,
+            source_list,
         };
         let unchanged = state.services.get(destination).is_some_and(|old| {
             ServiceValue {

@@ -27,7 +27,7 @@ use crate::{
     snapshot::ListenKey,
 };
 
-const SETTINGS: Settings = Settings {
+pub(super) const SETTINGS: Settings = Settings {
     hash_seed: 1,
     flow_slots: 16,
     snat_port_min: 61_000,
@@ -64,6 +64,7 @@ fn wanted(generation: u32, services: &[(u16, &[u32])], backends: &[(u32, u8)]) -
                     ring: Arc::from(*ring),
                     hash_policy: 0,
                     established_timeout_s: 0,
+                    sources: None,
                 };
                 (destination(*port), entry)
             })
@@ -96,7 +97,7 @@ struct Kernel {
 impl Kernel {
     fn new(chunks: u32) -> Self {
         Self {
-            state: State::new(SETTINGS, chunks, 1_000),
+            state: State::new(SETTINGS, chunks, 1_000, 1_000),
             chunks: vec![[NO_BACKEND; RING_CHUNK_IDS as usize]; chunks as usize],
         }
     }

@@ -26,7 +26,7 @@ use crate::{
         report::Proxied,
         serves::{NotInKernel, kernel_serves},
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress, Transport},
+    model::{ForwardingMode, HashPolicy, ListenAddress, SourcePrefix, Transport},
     snapshot::{BackendTarget, ListenKey, Service, Snapshot},
 };
 
@@ -122,6 +122,8 @@ pub struct Entry {
     pub hash_policy: u32,
     /// Seconds; 0 for the default.
     pub established_timeout_s: u32,
+    /// Which sources may open flows; all when absent.
+    pub sources: Option<Arc<[SourcePrefix]>>,
 }
 
 /// The tables for `desired` on a node with these surroundings.
@@ -170,6 +172,7 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
                     HashPolicy::SourceAddress => HASH_SOURCE_ADDRESS,
                 },
                 established_timeout_s: idle_s(service.idle_timeout, key.transport, around),
+                sources: service.sources.clone(),
             };
             tables.services.insert(destination, entry);
         }

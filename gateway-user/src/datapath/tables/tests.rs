@@ -53,6 +53,7 @@ fn desired(services: &[(ListenKey, &str, ForwardingMode)]) -> Desired {
             members: [(backend_id, 1)].into(),
             standby: [].into(),
             ring: [backend_id].into(),
+            sources: None,
         };
         desired.services.insert(*key, Arc::new(service));
         desired.listeners.push(*key);

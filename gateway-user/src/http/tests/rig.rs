@@ -24,6 +24,7 @@ use crate::{
     http::{Connection, HttpLimits, HttpWorker, serve},
     model::{
         ClusterId, HeaderEdits, HttpAction, HttpDestination, HttpRule, LoadBalancing, PathRewrite,
+        Sources,
     },
     origin::Origin,
     snapshot::{Cluster, Endpoint, HttpTable, VirtualHost},
@@ -150,6 +151,7 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
         leaving: Vec::new(),
         panic: false,
         health: None,
+        sources: Sources::everyone(),
     })
 }
 

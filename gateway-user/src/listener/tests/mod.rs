@@ -19,7 +19,7 @@ use tokio::{
 use super::{WorkerOptions, Workers};
 use crate::{
     drain::{self, DrainTrigger},
-    model::{ClusterId, HashPolicy, ListenAddress, LoadBalancing},
+    model::{ClusterId, HashPolicy, ListenAddress, LoadBalancing, Sources},
     origin::Origin,
     snapshot::{
         ChainAction, Cluster, Endpoint, ListenKey, Listener, ListenerTable, Snapshot,
@@ -154,6 +154,7 @@ fn listener(table: ListenerTable) -> Arc<Listener> {
     Arc::new(Listener {
         origin: Origin::new("test.yaml", 1),
         table,
+        sources: Sources::everyone(),
     })
 }
 
@@ -170,6 +171,7 @@ fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
         leaving: Vec::new(),
         panic: false,
         health: None,
+        sources: Sources::everyone(),
     })
 }
 

@@ -44,8 +44,8 @@ pub struct Service {
     pub ip_family_policy: Option<Opaque>,
     /// Known, not used.
     pub load_balancer_class: Option<Opaque>,
-    /// Known, not used.
-    pub load_balancer_source_ranges: Option<Opaque>,
+    /// Networks that may connect; all when empty.
+    pub load_balancer_source_ranges: Vec<String>,
     /// Shown in the EndpointSlices as ready endpoints.
     pub publish_not_ready_addresses: Option<Opaque>,
     /// Known, not used.

@@ -205,12 +205,16 @@ impl Reader<'_> {
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         let istio =
             group == "networking.istio.io" && matches!(version, "v1" | "v1beta1" | "v1alpha3");
+        let security = group == "security.istio.io" && matches!(version, "v1" | "v1beta1");
         match (group, version, kind) {
             (_, _, "Gateway") if istio => self.spec().map(Resource::Gateway),
             (_, _, "VirtualService") if istio => self.spec().map(Resource::VirtualService),
             (_, _, "DestinationRule") if istio => self.spec().map(Resource::DestinationRule),
             (_, _, "ServiceEntry") if istio => self.spec().map(Resource::ServiceEntry),
             (_, _, "WorkloadEntry") if istio => self.spec().map(Resource::WorkloadEntry),
+            (_, _, "AuthorizationPolicy") if security => {
+                self.spec().map(Resource::AuthorizationPolicy)
+            }
             ("", "v1", "Service") => self.spec().map(Resource::Service),
             ("", "v1", "Secret") => self.flat().map(Resource::Secret),
             ("discovery.k8s.io", "v1", "EndpointSlice") => self.flat().map(Resource::EndpointSlice),

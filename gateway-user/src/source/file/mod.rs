@@ -24,7 +24,10 @@ use tokio::time::Instant;
 use crate::{
     diagnostic::{Diagnostic, Reason},
     origin::Origin,
-    resource::{FileContents, ObjectId, ResourceSet},
+    resource::{
+        FileContents, Lines, Meta, Object, ObjectId, Resource, ResourceSet,
+        istio::AuthorizationPolicy,
+    },
     source::{
         Loaded,
         decode::{Decoded, MAX_FILE_BYTES, decode},
@@ -332,6 +335,7 @@ impl FileSource {
                 if let Some(good) = &good {
                     keep_last_good(&mut decoded, good);
                 }
+                hold_unreadable(&mut decoded);
                 Known {
                     hash,
                     settled,
@@ -369,6 +373,31 @@ fn keep_last_good(decoded: &mut Decoded, good: &Decoded) {
                 failed.kind, failed.id
             ),
         ));
+    }
+}
+
+/// Puts a policy that takes nobody in the place of one that was never readable:
+/// without it, those would be served whom it was to keep out.
+fn hold_unreadable(decoded: &mut Decoded) {
+    for failed in &decoded.failed {
+        let policy = Resource::AuthorizationPolicy(Arc::new(Object {
+            meta: Meta {
+                id: failed.id.clone(),
+                labels: BTreeMap::new(),
+                annotations: BTreeMap::new(),
+                origin: failed.origin.clone(),
+                lines: Lines::default(),
+            },
+            spec: AuthorizationPolicy {
+                unreadable: true,
+                ..AuthorizationPolicy::default()
+            },
+        }));
+        let is_there =
+            |known: &Resource| known.kind() == policy.kind() && known.meta().id == policy.meta().id;
+        if failed.kind == policy.kind() && !decoded.resources.iter().any(is_there) {
+            decoded.resources.push(policy);
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use crate::{
         core::{self, endpoint_slice},
     },
     translate::{
-        Findings,
+        Findings, annotations,
         endpoints::{Labelled, Port, Service, is_exact, port_number},
-        health, hosts, list,
+        health, hosts, list, sources,
     },
 };
 
@@ -93,12 +93,15 @@ pub fn service<'a>(
         .unwrap_or_default();
     let health = health::Settings::read(&service.meta, findings);
     let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
-    health.check_ports(&service.meta, &known, findings);
+    for keys in [health::KEYS, sources::KEYS] {
+        annotations::check_ports(keys, &service.meta, &known, findings);
+    }
     Service {
         host: hosts::service_name(&service.meta.id),
         meta: &service.meta,
         ports,
         health,
+        sources: sources::Settings::of_service(service, findings),
         export_to,
     }
 }

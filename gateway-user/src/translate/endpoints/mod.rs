@@ -8,7 +8,7 @@ use crate::{
     diagnostic::Reason,
     model::{Endpoint, HostPattern, Transport},
     resource::{Meta, Object, ObjectId, Place, ResourceSet, core::EndpointSlice},
-    translate::{Findings, health, hosts},
+    translate::{Findings, health, hosts, sources},
 };
 
 mod kubernetes;
@@ -41,6 +41,8 @@ pub struct Service<'a> {
     pub ports: Vec<Port>,
     /// How its endpoints are to be probed.
     pub health: health::Settings,
+    /// Which clients it is for.
+    pub sources: sources::Settings,
     export_to: Vec<String>,
 }
 

@@ -11,9 +11,9 @@ use crate::{
         istio::{ServiceEntry, WorkloadEntry},
     },
     translate::{
-        Findings,
+        Findings, annotations,
         endpoints::{Labelled, Port, Registry, Service, includes, is_exact, port_number},
-        health,
+        health, sources,
     },
 };
 
@@ -41,6 +41,7 @@ impl<'a> Registry<'a> {
             );
         }
         let health = health::Settings::read(&entry.meta, findings);
+        let sources = sources::Settings::read(&entry.meta, findings);
         for (index, host) in entry.spec.hosts.iter().enumerate() {
             let place = spec.key("hosts").index(index);
             let host = host.to_ascii_lowercase();
@@ -68,12 +69,15 @@ impl<'a> Registry<'a> {
             }
             let ports = entry_ports(entry, &host, &addresses, findings);
             let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
-            health.check_ports(&entry.meta, &known, findings);
+            for keys in [health::KEYS, sources::KEYS] {
+                annotations::check_ports(keys, &entry.meta, &known, findings);
+            }
             self.add(Service {
                 host,
                 meta: &entry.meta,
                 ports,
                 health: health.clone(),
+                sources: sources.clone(),
                 export_to: entry.spec.export_to.clone(),
             });
         }

@@ -4,7 +4,7 @@
 use crate::{
     diagnostic::Reason,
     model::{
-        Cluster, ClusterId, Endpoint, ForwardingMode, LoadBalancing, Transport,
+        Cluster, ClusterId, Endpoint, ForwardingMode, LoadBalancing, Sources, Transport,
         cluster::DEFAULT_CONNECT_TIMEOUT,
     },
     resource::{Meta, Place, istio::virtual_service::Destination},
@@ -206,6 +206,7 @@ impl Context<'_> {
                     load_balancing: policy.load_balancing,
                     connect_timeout: policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
                     health: judged.filter(|_| any_probed).map(|judged| judged.health),
+                    sources: service.sources.at(port),
                 },
             );
         }
@@ -288,6 +289,7 @@ impl Context<'_> {
             load_balancing: LoadBalancing::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             health: None,
+            sources: Sources::everyone(),
         });
         Resolved {
             cluster: id,

@@ -8,20 +8,20 @@ use std::{
 
 use crate::{
     diagnostic::Reason,
-    model::{HostPattern, ListenAddress, TlsSettings, Transport},
+    model::{HostPattern, ListenAddress, Sources, TlsSettings, Transport},
     resource::{
         Object, Place,
         istio::{Gateway, gateway::Server as ServerShape},
     },
     translate::{
-        Context, Findings,
+        Context, Findings, annotations,
         endpoints::{includes, port_number},
         hosts::ServerHost,
         istio::{
             port_ranges::{PORT_RANGES, PortRanges, Taken},
             server_tls::{only_redirect, tls_action},
         },
-        list,
+        list, sources,
     },
 };
 
@@ -55,6 +55,8 @@ pub struct Server<'a> {
     pub place: Place<'a>,
     pub hosts: Vec<ServerHost>,
     pub action: ServerAction,
+    /// Who may connect, as its Gateway says.
+    pub sources: Sources,
 }
 
 /// What a server does with its connections.
@@ -184,7 +186,9 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
             );
         }
         let ranges = PortRanges::read(gateway, &mut context.findings);
+        let settings = sources::Settings::read(&gateway.meta, &mut context.findings);
         let mut names = BTreeSet::new();
+        let mut known = Vec::new();
         for (index, shape) in gateway.spec.servers.iter().enumerate() {
             let place = place.key("servers").index(index);
             if let Some(name) = shape.port.as_ref().and_then(|port| port.name.as_deref())
@@ -196,12 +200,15 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
                     format!("the port name {name:?} is used twice in this Gateway; rename one"),
                 );
             }
-            let Some((address, port, server)) = server(context, gateway, shape, place) else {
+            let Some((address, port, mut server)) = server(context, gateway, shape, place) else {
                 continue;
             };
+            server.sources = settings.at(port);
+            known.push(port);
             let ports = server.ports(port, &ranges, &mut context.findings);
             merge(context, &mut binds, address, ports, server);
         }
+        annotations::check_ports(sources::KEYS, &gateway.meta, &known, &mut context.findings);
     }
     binds.all
 }
@@ -375,6 +382,7 @@ fn server<'a>(
             place,
             hosts,
             action,
+            sources: Sources::everyone(),
         },
     ))
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::{
     diagnostic::Reason,
     model::{
-        HostPattern, HttpMatch, HttpRule, Listener, ListenerKind, StringMatch, Transport,
+        HostPattern, HttpMatch, HttpRule, Listener, ListenerKind, Sources, StringMatch, Transport,
         VirtualHost,
     },
     resource::istio::virtual_service::HttpRoute,
@@ -35,6 +35,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Listener {
         last_port: bind.last_port,
         kind: ListenerKind::PlainHttp(hosts),
         origin: bind.servers[0].place.origin(),
+        sources: Sources::everyone(),
     }
 }
 

@@ -4,15 +4,19 @@
 //! Order of precedence is that of [`ResourceSet`](crate::resource::ResourceSet):
 //! where Istio says "oldest first", this does.
 
-use crate::{model::Listener, translate::Context};
+use crate::{
+    model::Listener,
+    translate::{Context, sources},
+};
 
 mod attach;
 mod attach_check;
+mod authorization;
 mod destination;
 mod destination_conflict;
 mod destination_rule;
 mod destination_select;
-mod gateway;
+pub mod gateway;
 mod http;
 mod http_action;
 mod http_match;
@@ -22,6 +26,7 @@ mod tcp;
 mod tls;
 
 pub use attach::Candidates;
+pub use authorization::Authorization;
 pub use destination::FORWARDING;
 pub use destination_rule::Policies;
 pub use port_ranges::PORT_RANGES;
@@ -33,10 +38,16 @@ pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {
     attach_check::check(context, &binds);
     binds
         .iter()
-        .filter_map(|bind| match bind.family {
-            gateway::Family::Tcp | gateway::Family::Udp => tcp::listener(context, bind),
-            gateway::Family::Tls => tls::listener(context, bind),
-            gateway::Family::Http => Some(http::listener(context, bind)),
+        .filter_map(|bind| {
+            let listener = match bind.family {
+                gateway::Family::Tcp | gateway::Family::Udp => tcp::listener(context, bind)?,
+                gateway::Family::Tls => tls::listener(context, bind)?,
+                gateway::Family::Http => http::listener(context, bind),
+            };
+            Some(Listener {
+                sources: sources::of_bind(context, bind),
+                ..listener
+            })
         })
         .collect()
 }

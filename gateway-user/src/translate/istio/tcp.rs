@@ -5,7 +5,8 @@
 use crate::{
     diagnostic::Reason,
     model::{
-        ForwardingMode, HashPolicy, Listener, ListenerKind, TcpDestination, TcpRoute, Transport,
+        ForwardingMode, HashPolicy, Listener, ListenerKind, Sources, TcpDestination, TcpRoute,
+        Transport,
     },
     resource::{Meta, Place, istio::virtual_service::RouteDestination},
     translate::{
@@ -31,6 +32,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
             Transport::Udp => ListenerKind::ForwardUdp(route),
         },
         origin: server.place.origin(),
+        sources: Sources::everyone(),
     })
 }
 

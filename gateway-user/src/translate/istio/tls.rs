@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use crate::{
     diagnostic::Reason,
     model::{
-        ForwardingMode, HashPolicy, HostPattern, Listener, ListenerKind, TcpDestination, TcpRoute,
-        TlsAction, TlsChain, Transport,
+        ForwardingMode, HashPolicy, HostPattern, Listener, ListenerKind, Sources, TcpDestination,
+        TcpRoute, TlsAction, TlsChain, Transport,
     },
     origin::Origin,
     resource::Place,
@@ -61,6 +61,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
         last_port: bind.last_port,
         kind: ListenerKind::Tls(chains.all),
         origin: bind.servers[0].place.origin(),
+        sources: Sources::everyone(),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::{
     datapath::{
         AttachMode, DatapathConfig, DatapathError, NotInKernel, bpffs::Pins, detach, layout,
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress},
+    model::{ForwardingMode, HashPolicy, ListenAddress, Sources},
     origin::Origin,
     snapshot::{BackendTarget, ListenKey, Listener, ListenerTable, Service, Snapshot, SniTable},
 };
@@ -44,10 +44,12 @@ fn snapshot(generation: u64, services: &[(u16, &str, ForwardingMode)]) -> Snapsh
             members: [(backend_id, 1)].into(),
             standby: [].into(),
             ring: [backend_id].into(),
+            sources: None,
         };
         let listener = Listener {
             origin: Origin::new("test.yaml", 1),
             table: ListenerTable::Tls(SniTable::default()),
+            sources: Sources::everyone(),
         };
         snapshot.backends.insert(backend_id, target);
         snapshot.services.insert(key, Arc::new(service));
