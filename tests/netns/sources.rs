@@ -149,6 +149,24 @@ fn lists_outlive_the_agent_and_are_adopted() {
     gateway.kill();
     let _client = greet(&lab, CLIENT, 31_400).expect("forwarded without an agent");
     assert!(greet(&lab, OTHER, 31_400).is_none());
+    let bootstrap = gateway.bootstrap_file();
+    let to = gateway.listener(31_400);
+    let said = gateway
+        .sluice(&[
+            "trace",
+            "--bootstrap",
+            &bootstrap.to_string_lossy(),
+            "--from",
+            "10.98.0.3:4000",
+            "--to",
+            &to,
+        ])
+        .expect("trace");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(
+        text.contains("! sources: 10.98.0.3 is not taken: dropped as source_denied"),
+        "{text}"
+    );
     gateway.start().expect("start again");
     let _client = greet(&lab, CLIENT, 31_400).expect("the client may");
     assert!(greet(&lab, OTHER, 31_400).is_none());

@@ -17,10 +17,10 @@ use ipnet::IpNet;
 use crate::{
     diagnostic::Reason,
     model::Sources,
-    resource::{Meta, Object, Place, core},
+    resource::{Meta, Object, Place, core, istio::Gateway},
     translate::{
         Context, Findings,
-        annotations::{split, suffix},
+        annotations::{self, split, suffix},
         istio::gateway::Bind,
     },
 };
@@ -65,6 +65,13 @@ impl Settings {
                 .collect(),
             besides: Sources::everyone(),
         }
+    }
+
+    /// The same for a Gateway, whose servers have the ports.
+    pub fn of_gateway(gateway: &Object<Gateway>, findings: &mut Findings) -> Self {
+        let known = gateway_ports(gateway);
+        annotations::check_ports(KEYS, &gateway.meta, &known, findings);
+        Self::read(&gateway.meta, findings)
     }
 
     /// The same for a Service, whose `loadBalancerSourceRanges` hold besides.
@@ -126,6 +133,15 @@ impl Lists {
             }),
         }
     }
+}
+
+/// Ports of a Gateway's servers.
+pub fn gateway_ports(gateway: &Object<Gateway>) -> Vec<u16> {
+    let servers = gateway.spec.servers.iter();
+    let numbers = servers.filter_map(|server| server.port.as_ref()?.number);
+    numbers
+        .filter_map(|number| u16::try_from(number).ok())
+        .collect()
 }
 
 /// The addresses of networks or single addresses; false when one cannot be read.

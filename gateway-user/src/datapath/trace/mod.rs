@@ -16,6 +16,7 @@ mod fib;
 mod leave;
 mod node;
 mod pinned;
+mod sources;
 mod stack;
 
 use std::net::SocketAddr;
@@ -46,10 +47,11 @@ use crate::{
 type Step = fn(&mut Walk<'_>) -> Result<Option<Outcome>, DatapathError>;
 
 /// In the order of the programs.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     arrive::interface,
     decide::flow,
     decide::service,
+    sources::sources,
     decide::backend,
     admit::limits,
     admit::translation,

@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, MapInfo},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, lpm_trie::Key},
 };
 use gateway_common::{
     addr::Addr16,
@@ -14,11 +14,12 @@ use gateway_common::{
     maglev::chunk_of,
     names::{
         MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICES,
-        MAP_SETTINGS, MAP_STEER,
+        MAP_SETTINGS, MAP_SOURCES, MAP_STEER,
     },
     port_range::{PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES, RANGES_OF_STEERED},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
+    source::{SOURCE_ALLOWED, SOURCE_KEY_BITS, SourceKey},
     steer::{SteerKey, SteerValue},
 };
 
@@ -35,6 +36,7 @@ pub struct Pinned {
     all_slots: FlowSlots,
     settings: Array<MapData, Settings>,
     steer: HashMap<MapData, SteerKey, SteerValue>,
+    sources: LpmTrie<MapData, SourceKey, u32>,
 }
 
 impl Pinned {
@@ -60,6 +62,9 @@ impl Pinned {
             slots: array(&maps, MAP_FLOW_SLOTS)?,
             settings: array(&maps, MAP_SETTINGS)?,
             steer: hash(&maps, MAP_STEER)?,
+            sources: Map::from_map_data(data(&maps, MAP_SOURCES)?)
+                .and_then(LpmTrie::try_from)
+                .map_err(failed(MAP_SOURCES, "the pin"))?,
         })
     }
 
@@ -157,6 +162,19 @@ impl Pinned {
         let slots = (0..all).filter_map(|index| self.all_slots.slot(index));
         let used = slots.filter(|slot| slot.state() != SLOT_FREE).count();
         (used as u32, all)
+    }
+
+    /// Whether a source list takes an address.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn is_allowed(&self, list: u32, addr: Addr16) -> Result<bool, DatapathError> {
+        let key = Key::new(SOURCE_KEY_BITS, SourceKey { list, addr });
+        match self.sources.get(&key, 0) {
+            Ok(verdict) => Ok(verdict == SOURCE_ALLOWED),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(failed(MAP_SOURCES, "the source")(error)),
+        }
     }
 
     /// The sockets that a destination is steered to: those of its port, else

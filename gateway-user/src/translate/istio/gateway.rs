@@ -14,7 +14,7 @@ use crate::{
         istio::{Gateway, gateway::Server as ServerShape},
     },
     translate::{
-        Context, Findings, annotations,
+        Context, Findings,
         endpoints::{includes, port_number},
         hosts::ServerHost,
         istio::{
@@ -186,9 +186,8 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
             );
         }
         let ranges = PortRanges::read(gateway, &mut context.findings);
-        let settings = sources::Settings::read(&gateway.meta, &mut context.findings);
+        let settings = sources::Settings::of_gateway(gateway, &mut context.findings);
         let mut names = BTreeSet::new();
-        let mut known = Vec::new();
         for (index, shape) in gateway.spec.servers.iter().enumerate() {
             let place = place.key("servers").index(index);
             if let Some(name) = shape.port.as_ref().and_then(|port| port.name.as_deref())
@@ -204,11 +203,9 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
                 continue;
             };
             server.sources = settings.at(port);
-            known.push(port);
             let ports = server.ports(port, &ranges, &mut context.findings);
             merge(context, &mut binds, address, ports, server);
         }
-        annotations::check_ports(sources::KEYS, &gateway.meta, &known, &mut context.findings);
     }
     binds.all
 }

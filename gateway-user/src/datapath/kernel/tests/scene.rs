@@ -15,7 +15,7 @@ use crate::{
     datapath::{
         AttachMode, DatapathConfig, Destination, FlowReport, TraceQuery, TraceReport, detach, trace,
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress, Transport},
+    model::{ForwardingMode, HashPolicy, ListenAddress, Sources, Transport},
     origin::Origin,
     snapshot::{BackendTarget, ListenKey, Listener, ListenerTable, Service, Snapshot, SniTable},
 };
@@ -202,6 +202,7 @@ fn snapshot(services: &[Forwarded<'_>]) -> Snapshot {
                 members: ids.iter().map(|id| (*id, 1)).collect(),
                 standby: [].into(),
                 ring: ring.clone().into(),
+                sources: None,
             };
             let key = ListenKey {
                 address: ListenAddress::Ip(wanted.key.ip()),
@@ -215,6 +216,7 @@ fn snapshot(services: &[Forwarded<'_>]) -> Snapshot {
     let listener = Listener {
         origin: Origin::new("test.yaml", 1),
         table: ListenerTable::Tls(SniTable::default()),
+        sources: Sources::everyone(),
     };
     let steered = ListenKey::tcp(ListenAddress::Any, 443);
     snapshot.listeners.insert(steered, Arc::new(listener));
