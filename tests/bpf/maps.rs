@@ -330,6 +330,19 @@ impl Lab {
         sources.insert(&key, u32::from(allowed), 0).unwrap();
     }
 
+    /// Empties the source lists.
+    pub fn clear_sources(&mut self) {
+        let mut sources: LpmTrie<_, SourceKey, u32> = self
+            .ebpf
+            .map_mut(names::MAP_SOURCES)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        for key in sources.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            sources.remove(&key).unwrap();
+        }
+    }
+
     pub fn slot(&mut self, index: u32) -> FlowSlot {
         array(&mut self.ebpf, names::MAP_FLOW_SLOTS)
             .get(&index, 0)

@@ -33,6 +33,7 @@ pub mod parse;
 mod rewrite;
 pub mod route;
 mod service;
+pub mod source;
 
 use std::collections::HashMap;
 
@@ -56,6 +57,8 @@ pub struct Model {
     pub services: HashMap<ServiceKey, ServiceValue>,
     /// Which ranges of ports an address has, by protocol.
     pub port_ranges: HashMap<(Addr16, u8), Vec<(u16, u16)>>,
+    /// Source lists: by id and prefix, whether it is allowed.
+    pub sources: HashMap<(u32, source::Prefix), bool>,
     /// By index of the chunk; what is not here is zero, up to the array's end.
     pub rings: HashMap<u32, RingChunk>,
     /// By id; what is not here is unused, up to the array's end.
@@ -191,7 +194,11 @@ impl Model {
         if !transport.opens() {
             return Err(Fate::Pass(VerdictCounter::NoFlow));
         }
-        let created = self.create(transport, &service);
+        let created = if self.takes(&service, transport.tuple.src.ip()) {
+            self.create(transport, &service)
+        } else {
+            Err(DropReason::SourceDenied)
+        };
         let stats = self.service_stats.entry(service.service_id).or_default();
         match created {
             Ok(_) => stats.flows += 1,

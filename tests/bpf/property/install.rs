@@ -33,6 +33,7 @@ impl World {
                 .iter()
                 .map(|(&key, ranges)| (key, ranges.clone()))
                 .collect(),
+            sources: self.sources.iter().map(|(&at, &it)| (at, it)).collect(),
             rings: self
                 .rings
                 .iter()
@@ -69,6 +70,9 @@ impl World {
     pub fn install(&self, lab: &mut Lab) {
         for ((addr, proto), ranges) in &self.port_ranges {
             lab.port_ranges(RANGES_OF_SERVICES, *addr, *proto, ranges);
+        }
+        for ((list, prefix), allowed) in &self.sources {
+            lab.source(*list, &prefix.to_string(), *allowed);
         }
         array(lab, names::MAP_SETTINGS, [(0, self.settings)]);
         array(
@@ -158,6 +162,7 @@ impl World {
             };
             ranges.remove(&key).unwrap();
         }
+        lab.clear_sources();
         while lab.pop_free_slot().is_some() {}
         // Whatever is there: the two may have disagreed.
         let _ = model;

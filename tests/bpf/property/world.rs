@@ -18,12 +18,13 @@ use gateway_common::{
         HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS, RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue,
     },
     settings::Settings,
+    source::NO_SOURCE_LIST,
 };
 
 use super::traffic::chance;
 use crate::{
     maps::capacity,
-    model::{flow, fragment, parse::Tuple},
+    model::{flow, fragment, parse::Tuple, source::Prefix},
 };
 
 /// Service addresses of each family, the node's own among them.
@@ -95,6 +96,25 @@ const SOURCES: [&str; 2] = ["10.1.0.1", "fd01::1"];
 /// Slots of the table that are used.
 pub const SLOTS: u32 = 24;
 
+/// Source lists with prefixes.
+const LISTS: u32 = 3;
+
+/// Prefixes around the clients, of each family.
+fn random_sources(random: &mut Rng) -> BTreeMap<(u32, Prefix), bool> {
+    let mut sources = BTreeMap::new();
+    for _ in 0..random.usize(..12) {
+        let (list, family) = (random.u32(1..=LISTS), random.usize(..2));
+        let client = super::traffic::client(random, family).ip();
+        let bits = match client {
+            IpAddr::V4(_) => random.u32(96..=128),
+            IpAddr::V6(_) if chance(random, 4) => random.u32(..=128),
+            IpAddr::V6(_) => random.u32(100..=128),
+        };
+        sources.insert((list, Prefix::of(client, bits)), random.bool());
+    }
+    sources
+}
+
 /// A map state.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -103,6 +123,8 @@ pub struct World {
     pub rings: BTreeMap<u32, RingChunk>,
     pub backends: BTreeMap<u32, Backend>,
     pub port_ranges: BTreeMap<(Addr16, u8), Vec<(u16, u16)>>,
+    /// Source lists: by id and prefix, whether it is allowed.
+    pub sources: BTreeMap<(u32, Prefix), bool>,
     /// Slots with state and generation.
     pub slots: Vec<(u32, u32, u32)>,
     pub free: Vec<u32>,
@@ -123,6 +145,7 @@ impl fmt::Display for World {
             )?;
         }
         writeln!(f, "ranges of ports: {:?}", self.port_ranges)?;
+        writeln!(f, "sources: {:?}", self.sources)?;
         for (index, chunk) in &self.rings {
             writeln!(f, "ring chunk {index}: {:?}", chunk.backend_ids)?;
         }
@@ -178,6 +201,7 @@ impl World {
             rings: BTreeMap::new(),
             backends: BTreeMap::new(),
             port_ranges: BTreeMap::new(),
+            sources: random_sources(random),
             slots: Vec::new(),
             free: Vec::new(),
             keys: Vec::new(),
@@ -286,6 +310,12 @@ impl World {
                 .unwrap(),
             config_generation: random.u32(..),
             established_timeout_s: random.u32(..),
+            // The last one has no prefix.
+            source_list: if chance(random, 4) {
+                random.u32(1..=LISTS + 1)
+            } else {
+                NO_SOURCE_LIST
+            },
         };
         self.services.push((key, value));
     }
