@@ -1,28 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How many kernel programs are attached somewhere, asked of the kernel itself.
 
-use std::{fs::File, os::fd::AsRawFd};
+use std::{fs::File, io, os::fd::AsRawFd};
 
 use anyhow::{Context, Result};
 
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 
-/// Programs at tcx ingress of an interface, and at sk_lookup of the namespace.
+/// Programs at tc ingress of an interface, and at sk_lookup of the namespace.
 ///
 /// # Errors
 ///
 /// When there is no such interface, or the kernel does not answer.
 pub fn count(netns: &Netns, interface: &str) -> Result<Attached> {
     let name = std::ffi::CString::new(interface)?;
+    // Before Linux 6.6 they are filters.
+    let filters = netns::run(
+        netns
+            .command("tc")
+            .args(["filter", "show", "dev", interface, "ingress"]),
+    )?;
+    let filters = filters.matches("direct-action").count();
     netns.run(|| {
         // SAFETY: the name is terminated and lives across the call.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        let tcx = query(index, BPF_TCX_INGRESS)
-            .with_context(|| format!("ask for tcx programs of {interface}"))?;
+        let tcx = match query(index, BPF_TCX_INGRESS) {
+            // Not known before Linux 6.6.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => 0,
+            count => count.with_context(|| format!("ask for tcx programs of {interface}"))?,
+        };
         let own = File::open("/proc/thread-self/ns/net")?;
         let sk_lookup = query(u32::try_from(own.as_raw_fd())?, BPF_SK_LOOKUP)
             .context("ask for sk_lookup programs")?;
-        Ok(Attached { tcx, sk_lookup })
+        let tc = tcx + u32::try_from(filters)?;
+        Ok(Attached { tc, sk_lookup })
     })
 }
 
@@ -66,8 +77,8 @@ pub struct Tcx {
 /// Numbers of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// At tcx ingress.
-    pub tcx: u32,
+    /// At tc ingress, by tcx or as filters.
+    pub tc: u32,
     /// At sk_lookup.
     pub sk_lookup: u32,
 }
@@ -89,7 +100,7 @@ struct QueryAttr {
     revision: u64,
 }
 
-fn query(target: u32, attach_type: u32) -> Result<u32> {
+fn query(target: u32, attach_type: u32) -> io::Result<u32> {
     let mut attr = QueryAttr {
         target,
         attach_type,
@@ -99,7 +110,7 @@ fn query(target: u32, attach_type: u32) -> Result<u32> {
     Ok(attr.prog_cnt)
 }
 
-fn ask(attr: &mut QueryAttr) -> Result<()> {
+fn ask(attr: &mut QueryAttr) -> io::Result<()> {
     // SAFETY: the attribute is initialised, as large as said, and exclusively
     // ours; its pointers are null, or to arrays of the caller with as many
     // entries as it says.
@@ -112,7 +123,7 @@ fn ask(attr: &mut QueryAttr) -> Result<()> {
         )
     };
     if status != 0 {
-        return Err(std::io::Error::last_os_error().into());
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where the forwarding program is attached: every mode forwards alike.
 
-use gateway_tests::{attached, backend::echo::Echo, gateway::Datapath, lab::Lab, offload};
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
+
+use gateway_tests::{
+    attached,
+    backend::echo::Echo,
+    client::raw,
+    gateway::{Datapath, Gateway},
+    lab::Lab,
+    offload,
+};
 
 use crate::{
     forward::assert_echoes,
-    scene::{self, backend, serve_with, tcp},
+    scene::{self, backend, serve, serve_with, tcp},
 };
 
 #[test]
@@ -34,6 +46,43 @@ fn native_xdp_forwards() {
     forwards_with(&lab, "attach: xdp-native\n");
 }
 
+#[test]
+fn a_new_agent_replaces_the_program_under_a_connection() {
+    let Some(lab) = scene::lab() else { return };
+    let _echo = Echo::start(&lab, 0, 7000, "").expect("echo");
+    let yaml = tcp("echo", 31_400, &[backend(&lab, 0, 7000)]);
+    let mut gateway = serve(&lab, &[("echo.yaml", yaml)]);
+    let programs = |gateway: &Gateway<'_>| {
+        let status = gateway.status().expect("status");
+        let interfaces = status["datapath"]["report"]["interfaces"]
+            .as_array()
+            .expect("a list");
+        let ids = interfaces.iter().map(|of| of["program_id"].as_u64());
+        ids.collect::<Option<Vec<u64>>>().expect("ids")
+    };
+    let before = programs(&gateway);
+    let mut stream = raw::connect(&lab.client, scene::vip(&lab, 31_400)).expect("connect");
+    let deadline = Some(Duration::from_secs(20));
+    stream.set_read_timeout(deadline).expect("set a deadline");
+    let mut echoes = |text: &[u8; 4]| {
+        stream.write_all(text).expect("send");
+        let mut got = [0; 4];
+        stream.read_exact(&mut got).expect("receive");
+        assert_eq!(&got, text);
+    };
+    echoes(b"here");
+    gateway.kill();
+    echoes(b"dead");
+    gateway.start().expect("start again");
+    echoes(b"back");
+    let after = programs(&gateway);
+    assert_eq!(before.len(), after.len());
+    assert!(before.iter().all(|id| !after.contains(id)), "{after:?}");
+    let attached = attached::count(&lab.gateway, "wire").expect("ask the kernel");
+    assert_eq!((attached.tc, attached.sk_lookup), (1, 1));
+    assert_eq!(gateway.service(31_400).expect("counters").flows, 1);
+}
+
 fn forwards_with(lab: &Lab, bootstrap: &str) {
     let _echo = Echo::start(lab, 0, 7000, "").expect("echo");
     let yaml = tcp("echo", 31_400, &[backend(lab, 0, 7000)]);
@@ -42,7 +91,7 @@ fn forwards_with(lab: &Lab, bootstrap: &str) {
     let links = lab.gateway.ip("link show wire").expect("links");
     assert_eq!(links.contains("xdp"), xdp, "{links}");
     let programs = attached::count(&lab.gateway, "wire").expect("ask the kernel");
-    assert_eq!(programs.tcx > 0, !xdp, "{programs:?}");
+    assert_eq!(programs.tc > 0, !xdp, "{programs:?}");
     assert_echoes(lab, 1 << 20);
     let counters = gateway.service(31_400).expect("counters");
     assert_eq!(counters.flows, 1, "{counters:?}");

@@ -59,9 +59,9 @@ fn traces(lab: &Lab) -> String {
         }
     }
     for interface in ["wire", "pod1", "pod2", "pod3"] {
-        let attached::Attached { tcx, sk_lookup } =
+        let attached::Attached { tc, sk_lookup } =
             attached::count(netns, interface).expect("ask the kernel");
-        text.push_str(&format!("{interface}: tcx: {tcx} sk_lookup: {sk_lookup}\n"));
+        text.push_str(&format!("{interface}: tc: {tc} sk_lookup: {sk_lookup}\n"));
     }
     text
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Programs on interfaces and on the network namespace.
 //!
-//! Every attachment is a pinned link. One that is already there gets the new
-//! program by an atomic update; where the hook changes, the new link is made
-//! before the old one ends.
+//! Every attachment is a pinned link, or where there is no tcx a filter (see
+//! [`filter`]). One that is already there gets the new program by an atomic
+//! update; where the hook changes, the new link is made before the old one ends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, Program, SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode, links::FdLink,
-        tc::TcAttachOptions,
+        LinkOrder, Program, ProgramInfo, SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode,
+        links::FdLink, tc::TcAttachOptions,
     },
 };
 use gateway_common::names::PROG_SK_LOOKUP;
@@ -24,11 +24,11 @@ use gateway_common::names::PROG_SK_LOOKUP;
 use crate::datapath::{
     AttachMode, DatapathError, bpffs,
     error::Cause,
-    ethtool, exclusive, fault,
+    ethtool, exclusive, fault, filter,
     foreign::{self, Foreign},
-    hook::Hook,
+    hook::{FILTER_PREFIX, Hook},
     interfaces::{Interface, Role},
-    links::{Attached, PinnedLink},
+    links::{self, Attached, PinnedLink},
     netlink::Netlink,
     report::InterfaceReport,
 };
@@ -85,6 +85,7 @@ struct OwnLink {
 pub struct Attachments {
     links: PathBuf,
     mode: AttachMode,
+    tcx: bool,
     attached: BTreeMap<String, Attachment>,
 }
 
@@ -94,6 +95,7 @@ impl Attachments {
         Self {
             links,
             mode,
+            tcx: links::has_tcx(),
             attached: BTreeMap::new(),
         }
     }
@@ -107,12 +109,12 @@ impl Attachments {
         wanted: &BTreeMap<String, (Interface, Role)>,
     ) -> (bool, Vec<(Role, DatapathError)>) {
         let mut failed = Vec::new();
-        let mode = self.mode;
+        let (mode, tcx) = (self.mode, self.tcx);
         let pods = wanted.values().any(|(_, role)| *role == Role::Pod);
         let before = self.attached.len();
         self.attached.retain(|name, attached| {
             wanted.get(name).is_some_and(|(interface, role)| {
-                let (hooks, _) = Hook::choose(mode, interface, *role, pods);
+                let (hooks, _) = Hook::choose(mode, interface, *role, pods, tcx);
                 (interface.index, *role) == (attached.index, attached.role)
                     && hooks.contains(&attached.hook)
             })
@@ -136,7 +138,7 @@ impl Attachments {
                     changed = true;
                 }
                 Err(cause) => {
-                    let (hooks, _) = Hook::choose(mode, interface, *role, pods);
+                    let (hooks, _) = Hook::choose(mode, interface, *role, pods, tcx);
                     let error = DatapathError::Attach {
                         program: hooks.first().map_or("", |hook| hook.program()),
                         target: name.clone(),
@@ -183,13 +185,13 @@ impl Attachments {
         role: Role,
         pods: bool,
     ) -> Result<Attachment, Cause> {
-        let (hooks, reason) = Hook::choose(self.mode, interface, role, pods);
+        let (hooks, reason) = Hook::choose(self.mode, interface, role, pods, self.tcx);
         let taken = foreign::xdp(interface, &ids(own));
         let mut reason = reason.to_owned();
         let mut refusal: Cause = "no hook to try".into();
         for hook in hooks {
             let attached = match &taken {
-                Some(other) if *hook != Hook::Tc => Err(format!(
+                Some(other) if hook.is_xdp() => Err(format!(
                     "the {} is there: remove it, or set `attach: tc`",
                     other.subject()
                 )
@@ -236,6 +238,11 @@ impl Attachments {
         let program_id = {
             let program = program(ebpf, hook.program())?;
             let program_id = program.info()?.id();
+            if hook == Hook::TcFilter {
+                fault::point()?;
+                filter::attach(program.try_into()?, name, &pin)?;
+                return Ok(program_id);
+            }
             if replace(&pin, index, program.fd()?.as_fd())? {
                 return Ok(program_id);
             }
@@ -244,19 +251,16 @@ impl Attachments {
         // A device takes one mode of XDP at a time: tc stands in while it
         // changes, until the sweep.
         let other_mode = |link: &&OwnLink| {
-            hook != Hook::Tc
-                && !matches!(link.hook, Hook::Tc)
-                && link.hook != hook
-                && link.at.target == index
+            hook.is_xdp() && link.hook.is_xdp() && link.hook != hook && link.at.target == index
         };
         if let Some(link) = own.iter().find(other_mode) {
-            self.attach_at(ebpf, own, Hook::Tc, name, index)?;
+            self.attach_at(ebpf, own, Hook::tc(self.tcx), name, index)?;
             end(&link.pin)?;
         }
         fault::point()?;
         let program = program(ebpf, hook.program())?;
         let link: FdLink = match hook {
-            Hook::Tc => {
+            Hook::Tc | Hook::TcFilter => {
                 let program: &mut SchedClassifier = program.try_into()?;
                 // After those that are there already.
                 let id = program.attach_with_options(
@@ -306,14 +310,17 @@ impl Attachments {
         }
     }
 
-    /// The links that are pinned, of this agent or the one before. One that
-    /// cannot be read is none of them.
+    /// The links that are pinned, of this agent or the one before; no filters.
+    /// One that cannot be read is none of them.
     fn own(&self) -> Vec<OwnLink> {
         let names = bpffs::read(&self.links).unwrap_or_default();
         let links = names.iter().filter_map(|name| {
             let text = name.to_string_lossy();
             let is_at = |hook: &&Hook| text.starts_with(hook.prefix());
             let hook = *Hook::ALL.iter().find(is_at)?;
+            if hook == Hook::TcFilter {
+                return None;
+            }
             let pin = self.links.join(name);
             let at = PinnedLink::open(&pin).ok()??.describe().ok()?;
             Some(OwnLink { pin, hook, at })
@@ -376,13 +383,19 @@ impl Attachments {
 }
 
 /// The pinned attachment of an interface: where (`xdp-native`, `xdp-generic`,
-/// `tcx`) and the kernel's id of the program. Needs no agent.
+/// `tcx`, `tc-filter`) and the kernel's id of the program. Needs no agent.
 ///
 /// # Errors
 /// When a pin cannot be opened.
 pub fn found(links: &Path, name: &str, index: u32) -> io::Result<Option<(&'static str, u32)>> {
     for hook in Hook::ALL {
-        if let Some(link) = PinnedLink::open(&hook.pin(links, name))? {
+        let pin = hook.pin(links, name);
+        if hook == Hook::TcFilter {
+            if pin.exists() {
+                let program = ProgramInfo::from_pin(&pin).map_err(io::Error::other)?;
+                return Ok(Some((hook.name(), program.id())));
+            }
+        } else if let Some(link) = PinnedLink::open(&pin)? {
             let at = link.describe()?;
             if at.target == index {
                 return Ok(Some((hook.name(), at.program_id)));
@@ -451,12 +464,16 @@ fn replace(pin: &Path, target: u32, program: BorrowedFd<'_>) -> io::Result<bool>
     Ok(false)
 }
 
-/// Detaches the link pinned at `pin` and removes the pin; nothing there is
-/// fine.
+/// Detaches the link pinned at `pin`, or the filter it stands for, and removes
+/// the pin; nothing there is fine.
 ///
 /// # Errors
 /// When something is there and stays.
 pub fn end(pin: &Path) -> io::Result<()> {
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(interface) = name.strip_prefix(FILTER_PREFIX) {
+        return filter::end(&interface.replace(':', "."), pin);
+    }
     if let Some(link) = PinnedLink::open(pin)? {
         fault::point()?;
         link.detach()?;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <bpffs>/v1/maps/FLOWS …
-//! <bpffs>/v1/links/{tc,xdp}_<interface>, sk_lookup
+//! <bpffs>/v1/links/{tc,filter,xdp}_<interface>, sk_lookup
 //! ```
 
 use std::{

@@ -86,6 +86,6 @@ pub enum AttachMode {
     XdpNative,
     /// XDP in the stack: for tests and comparison.
     XdpGeneric,
-    /// tc (tcx).
+    /// tc (tcx, or a filter before Linux 6.6).
     Tc,
 }

@@ -104,7 +104,9 @@ pub fn tc(
             id: program.id(),
         });
     }
-    found.extend(filters(netlink, index).unwrap_or_default());
+    // Before Linux 6.6 ours is a filter, too.
+    let filters = filters(netlink, index).unwrap_or_default();
+    found.extend(filters.into_iter().filter(|of| !ours.contains(&of.id)));
     found
 }
 

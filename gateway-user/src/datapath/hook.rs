@@ -10,6 +10,9 @@ use crate::datapath::{
     interfaces::{Interface, Role},
 };
 
+/// Of the names of pins that stand for filters.
+pub const FILTER_PREFIX: &str = "filter_";
+
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -19,6 +22,8 @@ pub enum Hook {
     XdpGeneric,
     /// tc ingress by a tcx link.
     Tc,
+    /// tc ingress by a filter, on a kernel without tcx.
+    TcFilter,
 }
 
 /// Hooks to try in order, and what speaks for them.
@@ -26,7 +31,7 @@ pub type Choice = (&'static [Hook], &'static str);
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 3] = [Self::XdpNative, Self::XdpGeneric, Self::Tc];
+    pub const ALL: [Self; 4] = [Self::XdpNative, Self::XdpGeneric, Self::Tc, Self::TcFilter];
 
     /// The word for reports.
     pub fn name(self) -> &'static str {
@@ -34,6 +39,7 @@ impl Hook {
             Self::XdpNative => "xdp-native",
             Self::XdpGeneric => "xdp-generic",
             Self::Tc => "tcx",
+            Self::TcFilter => "tc-filter",
         }
     }
 
@@ -41,8 +47,18 @@ impl Hook {
     pub fn program(self) -> &'static str {
         match self {
             Self::XdpNative | Self::XdpGeneric => PROG_XDP,
-            Self::Tc => PROG_TC,
+            Self::Tc | Self::TcFilter => PROG_TC,
         }
+    }
+
+    /// tc on a kernel with tcx or without.
+    pub fn tc(tcx: bool) -> Self {
+        if tcx { Self::Tc } else { Self::TcFilter }
+    }
+
+    /// Whether it is one of a device's modes of XDP.
+    pub fn is_xdp(self) -> bool {
+        matches!(self, Self::XdpNative | Self::XdpGeneric)
     }
 
     /// Of the names of its pins. Modes of XDP have names of their own: changing
@@ -52,6 +68,7 @@ impl Hook {
             Self::XdpNative => "xdp_",
             Self::XdpGeneric => "xdpgeneric_",
             Self::Tc => "tc_",
+            Self::TcFilter => FILTER_PREFIX,
         }
     }
 
@@ -65,28 +82,37 @@ impl Hook {
     /// frame that XDP redirects to a veth device whose other end has no NAPI
     /// (neither an XDP program nor GRO, as in most pods) is lost
     /// (veth_xdp_xmit).
-    pub fn choose(mode: AttachMode, interface: &Interface, role: Role, pods: bool) -> Choice {
+    pub fn choose(
+        mode: AttachMode,
+        interface: &Interface,
+        role: Role,
+        pods: bool,
+        tcx: bool,
+    ) -> Choice {
         const ASKED: &str = "asked for by `attach`";
+        let all: &'static [Self] = if tcx {
+            &[Self::XdpNative, Self::Tc]
+        } else {
+            &[Self::XdpNative, Self::TcFilter]
+        };
+        let tc = &all[1..];
         match (role, mode) {
             (Role::Pod, _) => (
-                &[Self::Tc],
+                tc,
                 "pods hand over super-packets with partial checksums, which only tc takes",
             ),
-            (Role::Wire, AttachMode::Tc) => (&[Self::Tc], ASKED),
+            (Role::Wire, AttachMode::Tc) => (tc, ASKED),
             (Role::Wire, AttachMode::XdpNative) => (&[Self::XdpNative], ASKED),
             (Role::Wire, AttachMode::XdpGeneric) => (&[Self::XdpGeneric], ASKED),
             (Role::Wire, AttachMode::Auto) if interface.is_virtual => (
-                &[Self::Tc],
+                tc,
                 "auto: a virtual device hands over super-packets, which only tc takes",
             ),
             (Role::Wire, AttachMode::Auto) if pods => (
-                &[Self::Tc],
+                tc,
                 "auto: pods on this node lose the frames that XDP redirects to them",
             ),
-            (Role::Wire, AttachMode::Auto) => (
-                &[Self::XdpNative, Self::Tc],
-                "auto: the driver runs XDP programs",
-            ),
+            (Role::Wire, AttachMode::Auto) => (all, "auto: the driver runs XDP programs"),
         }
     }
 }
@@ -106,7 +132,7 @@ mod tests {
                 is_virtual,
                 ..Interface::default()
             };
-            Hook::choose(mode, &interface, role, pods)
+            Hook::choose(mode, &interface, role, pods, true)
         };
         let auto = AttachMode::Auto;
         let (hooks, reason) = choose(auto, false, Role::Wire, false);
@@ -121,6 +147,9 @@ mod tests {
             assert_eq!(hooks, [Hook::Tc]);
             assert!(reason.contains(word), "{reason}");
         }
+        let wire = Interface::default();
+        let (hooks, _) = Hook::choose(auto, &wire, Role::Wire, false, false);
+        assert_eq!(hooks, [Hook::XdpNative, Hook::TcFilter], "without tcx");
         for (mode, hook) in [
             (AttachMode::XdpNative, Hook::XdpNative),
             (AttachMode::XdpGeneric, Hook::XdpGeneric),

@@ -15,9 +15,13 @@ use std::{
 
 // Commands of bpf(2); include/uapi/linux/bpf.h, enum bpf_cmd.
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// enum bpf_attach_type.
+const BPF_TCX_INGRESS: u32 = 46;
 
 /// The union is 152 bytes or less in every kernel so far; a longer attribute is
 /// accepted as long as the rest is zero.
@@ -38,6 +42,17 @@ struct LinkDescription {
 }
 
 const _: () = assert!(std::mem::offset_of!(LinkDescription, target) == 16);
+
+/// Whether this kernel has tcx links: Linux 6.6 and what borrows from it (commit
+/// e420bed02507, "bpf: Add fd-based tcx multi-prog infra with link support").
+pub fn has_tcx() -> bool {
+    let mut attr = [0_u64; ATTR_WORDS];
+    // struct { __u32 target_ifindex; __u32 attach_type; … }; no interface has
+    // the index 0, but an attach type that is not known is told first.
+    attr[0] = pair(0, BPF_TCX_INGRESS);
+    let asked = bpf(BPF_PROG_QUERY, &mut attr);
+    asked.map_or_else(|error| error.raw_os_error() != Some(libc::EINVAL), |_| true)
+}
 
 /// The two ends of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,6 +35,8 @@ mod exclusive;
 #[cfg(feature = "ebpf")]
 mod fault;
 #[cfg(feature = "ebpf")]
+mod filter;
+#[cfg(feature = "ebpf")]
 mod flow_keys;
 #[cfg(feature = "ebpf")]
 mod flows;

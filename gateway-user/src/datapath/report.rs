@@ -97,7 +97,7 @@ pub struct InterfaceReport {
     pub index: u32,
     /// `wire` or `pod`.
     pub role: &'static str,
-    /// `xdp-native`, `xdp-generic` or `tcx`.
+    /// `xdp-native`, `xdp-generic`, `tcx`, or `tc-filter` where there is no tcx.
     pub mode: &'static str,
     /// The driver of the device, where it has one.
     pub driver: Option<String>,

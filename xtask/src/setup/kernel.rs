@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use super::{Missing, debian};
 use crate::task::{self, find_program, say};
 
-/// The oldest kernel that the programs are written for, as Debian 12 has it.
+/// The oldest kernel that Sluice supports, as Debian 12 has it.
 pub const OLDEST: &str = "6.1";
 
 /// The machine; software alone, where there is no hardware to help.

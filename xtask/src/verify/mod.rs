@@ -24,7 +24,8 @@ use judge::Judged;
 Loads every program of the object, attaching none. The columns are instructions
 of the program, instructions the verifier walked, states it remembered at once
 and bytes of stack, each with its budget; tests/harness/budget.rs records those.
-On another kernel than the running one, a selection of the tests runs as well.
+On another kernel than the running one, a selection of the tests runs as well,
+with the agent.
 
 `running` needs root. A version, such as 6.1, is the newest cloud kernel of it
 that apt offers (Debian 12 has 6.1); it is unpacked into the target directory

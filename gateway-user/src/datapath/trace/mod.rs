@@ -121,7 +121,7 @@ struct Ingress {
     name: String,
     index: u32,
     mtu: u32,
-    /// `xdp-native`, `xdp-generic` or `tcx`.
+    /// `xdp-native`, `xdp-generic`, `tcx` or `tc-filter`.
     hook: &'static str,
 }
 

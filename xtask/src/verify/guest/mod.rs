@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(900);
 const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 
 /// Programs of this machine that the tests start.
-const PROGRAMS: [&str; 1] = ["ip"];
+const PROGRAMS: [&str; 2] = ["ip", "tc"];
 
 /// A test program, and the cases of it that meet what kernels differ in:
 /// helpers and their flags, map types, how programs are attached.
@@ -41,20 +41,33 @@ struct Suite {
     cases: &'static [&'static str],
 }
 
-const SUITES: [Suite; 1] = [Suite {
-    name: "bpf",
-    cases: &[
-        "forward_v4::a_new_flow_goes_to_the_backend_and_its_reply_comes_back",
-        "forward_v4::an_unknown_neighbour_is_left_to_the_kernel",
-        "forward_v6::extension_headers_are_walked_and_kept",
-        "fragments::every_fragment_of_a_packet_is_rewritten_alike",
-        "icmp::an_error_about_a_packet_to_the_client_reaches_the_backend",
-        "live::bulk_in_both_directions_is_exact",
-        "snat::both_addresses_are_rewritten_and_the_port_is_ours",
-        "steer::a_steered_port_reaches_a_socket_that_never_bound_it",
-        "udp::a_session_starts_with_its_first_packet_and_is_answered",
-    ],
-}];
+const SUITES: [Suite; 2] = [
+    Suite {
+        name: "bpf",
+        cases: &[
+            "dsr::a_connection_is_followed_by_what_the_client_says",
+            "forward_v4::a_new_flow_goes_to_the_backend_and_its_reply_comes_back",
+            "forward_v4::an_unknown_neighbour_is_left_to_the_kernel",
+            "forward_v6::extension_headers_are_walked_and_kept",
+            "fragments::every_fragment_of_a_packet_is_rewritten_alike",
+            "icmp::an_error_about_a_packet_to_the_client_reaches_the_backend",
+            "live::bulk_in_both_directions_is_exact",
+            "snat::both_addresses_are_rewritten_and_the_port_is_ours",
+            "steer::a_steered_port_reaches_a_socket_that_never_bound_it",
+            "too_big::a_client_is_told_what_the_way_to_the_backend_takes",
+            "udp::a_session_starts_with_its_first_packet_and_is_answered",
+        ],
+    },
+    Suite {
+        name: "netns",
+        cases: &[
+            "attach::a_new_agent_replaces_the_program_under_a_connection",
+            "attach::auto_takes_tc_on_veth",
+            "attach::native_xdp_forwards",
+            "detach::detach_cleans_up_after_a_crash",
+        ],
+    },
+];
 
 /// What another kernel said.
 pub struct Outcome {
@@ -128,6 +141,7 @@ pub fn run(version: &str, loader: &Path, only_load: bool) -> Result<Outcome> {
 const LOADER: &str = "verify";
 
 fn tests(image: &mut Image) -> Result<()> {
+    image.program(&build::for_lab(true)?, "sluice")?;
     for program in PROGRAMS {
         image.installed(program)?;
     }
@@ -136,7 +150,7 @@ fn tests(image: &mut Image) -> Result<()> {
         image.program(&build::test_program(name)?, name)?;
         let program = format!("/bin/{name}");
         // What cannot run there would be a fault of the image.
-        let mut words = vec!["CI=true", &program];
+        let mut words = vec!["CI=true", "SLUICE_BIN=/bin/sluice", &program];
         words.extend(["--exact", "--test-threads", "2"]);
         words.extend(*cases);
         image.job(name, &words);
