@@ -108,9 +108,17 @@ fn what_is_not_ours_passes_untouched() {
         let mut udp = syn.clone();
         udp[23] = 17;
         frames.push(udp);
-        let mut tagged = syn.clone();
-        tagged.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
-        frames.push(tagged);
+        // IEEE 802.1Q, 802.1ad, and one within the other: the VLAN's interface
+        // gets them without.
+        for tags in [
+            &[0x81, 0x00, 0x00, 0x05][..],
+            &[0x88, 0xa8, 0x00, 0x05],
+            &[0x88, 0xa8, 0x00, 0x05, 0x81, 0x00, 0x00, 0x06],
+        ] {
+            let mut tagged = syn.clone();
+            tagged.splice(12..12, tags.iter().copied());
+            frames.push(tagged);
+        }
         let mut broadcast = syn.clone();
         broadcast[..6].copy_from_slice(&[0xff; 6]);
         frames.push(broadcast);

@@ -21,6 +21,7 @@ mod interfaces;
 mod ipv6;
 mod lab;
 mod modes;
+mod neighbours;
 mod others;
 mod passthrough;
 mod path_mtu;

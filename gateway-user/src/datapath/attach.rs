@@ -8,15 +8,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, Program, ProgramInfo, SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode,
-        links::FdLink, tc::TcAttachOptions,
+        LinkOrder, Program, SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode, links::FdLink,
+        tc::TcAttachOptions,
     },
 };
 use gateway_common::names::PROG_SK_LOOKUP;
@@ -26,15 +26,13 @@ use crate::datapath::{
     error::Cause,
     ethtool, exclusive, fault, filter,
     foreign::{self, Foreign},
-    hook::{FILTER_PREFIX, Hook},
+    hook::Hook,
     interfaces::{Interface, Role},
-    links::{self, Attached, PinnedLink},
+    links,
     netlink::Netlink,
+    pins::{self, OwnLink, SK_LOOKUP_PIN},
     report::InterfaceReport,
 };
-
-/// One a network namespace, so it needs no name of its own.
-const SK_LOOKUP_PIN: &str = "sk_lookup";
 
 #[derive(Debug)]
 struct Attachment {
@@ -71,13 +69,6 @@ impl Attachment {
             }
         }
     }
-}
-
-/// A link that is pinned on an interface.
-struct OwnLink {
-    pin: PathBuf,
-    hook: Hook,
-    at: Attached,
 }
 
 /// The attachments of this agent.
@@ -120,9 +111,9 @@ impl Attachments {
             })
         });
         let mut changed = self.attached.len() != before;
-        let mut own = self.own();
+        let mut own = pins::own(&self.links);
         // Also those that end below: `wanted` may name them still.
-        let mut ours = ids(&own);
+        let mut ours = pins::ids(&own);
         for (name, (interface, role)) in wanted {
             if self.attached.contains_key(name) {
                 continue;
@@ -186,7 +177,7 @@ impl Attachments {
         pods: bool,
     ) -> Result<Attachment, Cause> {
         let (hooks, reason) = Hook::choose(self.mode, interface, role, pods, self.tcx);
-        let taken = foreign::xdp(interface, &ids(own));
+        let taken = foreign::xdp(interface, &pins::ids(own));
         let mut reason = reason.to_owned();
         let mut refusal: Cause = "no hook to try".into();
         for hook in hooks {
@@ -243,7 +234,7 @@ impl Attachments {
                 filter::attach(program.try_into()?, name, &pin)?;
                 return Ok(program_id);
             }
-            if replace(&pin, index, program.fd()?.as_fd())? {
+            if pins::replace(&pin, index, program.fd()?.as_fd())? {
                 return Ok(program_id);
             }
             program_id
@@ -255,7 +246,7 @@ impl Attachments {
         };
         if let Some(link) = own.iter().find(other_mode) {
             self.attach_at(ebpf, own, Hook::tc(self.tcx), name, index)?;
-            end(&link.pin)?;
+            pins::end(&link.pin)?;
         }
         fault::point()?;
         let program = program(ebpf, hook.program())?;
@@ -310,24 +301,6 @@ impl Attachments {
         }
     }
 
-    /// The links that are pinned, of this agent or the one before; no filters.
-    /// One that cannot be read is none of them.
-    fn own(&self) -> Vec<OwnLink> {
-        let names = bpffs::read(&self.links).unwrap_or_default();
-        let links = names.iter().filter_map(|name| {
-            let text = name.to_string_lossy();
-            let is_at = |hook: &&Hook| text.starts_with(hook.prefix());
-            let hook = *Hook::ALL.iter().find(is_at)?;
-            if hook == Hook::TcFilter {
-                return None;
-            }
-            let pin = self.links.join(name);
-            let at = PinnedLink::open(&pin).ok()??.describe().ok()?;
-            Some(OwnLink { pin, hook, at })
-        });
-        links.collect()
-    }
-
     /// Ends every link that is not one of ours any more: of interfaces that are
     /// gone or no longer wanted, and of hooks given up for another.
     fn sweep(&self) -> Result<(), DatapathError> {
@@ -341,7 +314,7 @@ impl Attachments {
             let text = name.to_string_lossy();
             let on_interface = Hook::ALL.iter().any(|hook| text.starts_with(hook.prefix()));
             if on_interface && !ours.contains(&pin) {
-                end(&pin).map_err(DatapathError::file("remove the link", pin))?;
+                pins::end(&pin).map_err(DatapathError::file("remove the link", pin))?;
             }
         }
         Ok(())
@@ -375,47 +348,24 @@ impl Attachments {
         self.attached.values().map(|a| a.index).collect()
     }
 
+    /// Indices and names of the wire interfaces in use.
+    pub fn wires(&self) -> impl Iterator<Item = (u32, String)> {
+        let attached = self.attached.iter();
+        attached
+            .filter(|(_, a)| a.role == Role::Wire)
+            .map(|(name, a)| (a.index, name.clone()))
+    }
+
+    /// Whether any interface has its program at XDP.
+    pub fn any_at_xdp(&self) -> bool {
+        self.attached.values().any(|a| a.hook.is_xdp())
+    }
+
     /// Indices of the pod interfaces in use.
     pub fn pods(&self) -> impl Iterator<Item = u32> {
         let attached = self.attached.values();
         attached.filter(|a| a.role == Role::Pod).map(|a| a.index)
     }
-}
-
-/// The pinned attachment of an interface: where (`xdp-native`, `xdp-generic`,
-/// `tcx`, `tc-filter`) and the kernel's id of the program. Needs no agent.
-///
-/// # Errors
-/// When a pin cannot be opened.
-pub fn found(links: &Path, name: &str, index: u32) -> io::Result<Option<(&'static str, u32)>> {
-    for hook in Hook::ALL {
-        let pin = hook.pin(links, name);
-        if hook == Hook::TcFilter {
-            if pin.exists() {
-                let program = ProgramInfo::from_pin(&pin).map_err(io::Error::other)?;
-                return Ok(Some((hook.name(), program.id())));
-            }
-        } else if let Some(link) = PinnedLink::open(&pin)? {
-            let at = link.describe()?;
-            if at.target == index {
-                return Ok(Some((hook.name(), at.program_id)));
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// The inode of the network namespace that the pinned steering program is
-/// attached to; none when it is not.
-///
-/// # Errors
-/// When the pin cannot be opened.
-pub fn namespace(links: &Path) -> io::Result<Option<u32>> {
-    let link = PinnedLink::open(&links.join(SK_LOOKUP_PIN))?;
-    Ok(link
-        .map(|link| link.describe())
-        .transpose()?
-        .map(|at| at.target))
 }
 
 /// Attaches the steering program to the thread's network namespace.
@@ -427,7 +377,7 @@ pub fn attach_sk_lookup(ebpf: &mut Ebpf, links: &Path) -> Result<(), DatapathErr
     let pin = links.join(SK_LOOKUP_PIN);
     let mut run = || -> Result<(), Cause> {
         let program = program(ebpf, PROG_SK_LOOKUP)?;
-        if replace(&pin, inode, program.fd()?.as_fd())? {
+        if pins::replace(&pin, inode, program.fd()?.as_fd())? {
             return Ok(());
         }
         let program: &mut SkLookup = program.try_into()?;
@@ -443,49 +393,6 @@ pub fn attach_sk_lookup(ebpf: &mut Ebpf, links: &Path) -> Result<(), DatapathErr
         target: "the network namespace".to_owned(),
         cause,
     })
-}
-
-/// Gives the link pinned at `pin` a new program; false when there is none on
-/// `target`. One that is left from another target is ended.
-fn replace(pin: &Path, target: u32, program: BorrowedFd<'_>) -> io::Result<bool> {
-    let Some(link) = PinnedLink::open(pin)? else {
-        return Ok(false);
-    };
-    if link.describe()?.target == target {
-        fault::point()?;
-        match link.replace(program) {
-            Ok(()) => return Ok(true),
-            // It went away just now.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    end(pin)?;
-    Ok(false)
-}
-
-/// Detaches the link pinned at `pin`, or the filter it stands for, and removes
-/// the pin; nothing there is fine.
-///
-/// # Errors
-/// When something is there and stays.
-pub fn end(pin: &Path) -> io::Result<()> {
-    let name = pin.file_name().unwrap_or_default().to_string_lossy();
-    if let Some(interface) = name.strip_prefix(FILTER_PREFIX) {
-        return filter::end(&interface.replace(':', "."), pin);
-    }
-    if let Some(link) = PinnedLink::open(pin)? {
-        fault::point()?;
-        link.detach()?;
-        fault::point()?;
-        fs::remove_file(pin)?;
-    }
-    Ok(())
-}
-
-/// The programs of links.
-fn ids(own: &[OwnLink]) -> BTreeSet<u32> {
-    own.iter().map(|link| link.at.program_id).collect()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Cause> {

@@ -5,11 +5,11 @@
 use std::fs;
 
 use crate::datapath::{
-    DatapathConfig, DatapathError, Detached, attach,
+    DatapathConfig, DatapathError, Detached,
     bpffs::{self, Pins},
-    exclusive, interfaces,
+    exclusive, interfaces, neighbours,
     netlink::Netlink,
-    vips,
+    pins, vips,
 };
 
 /// Removes what any agent left in this network namespace and under
@@ -28,7 +28,7 @@ pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> 
         let links = layout.join("links");
         for name in bpffs::read(&links)? {
             let pin = links.join(&name);
-            attach::end(&pin).map_err(DatapathError::file("remove the link", pin))?;
+            pins::end(&pin).map_err(DatapathError::file("remove the link", pin))?;
             detached.links.push(name.to_string_lossy().into_owned());
         }
         let maps = layout.join("maps");
@@ -54,6 +54,7 @@ pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> 
     };
     let mut netlink = Netlink::open().map_err(failed("open a netlink socket"))?;
     let interfaces = interfaces::interfaces(&mut netlink).map_err(failed("list interfaces"))?;
+    neighbours::release(&mut netlink).map_err(failed("give the neighbour entries back"))?;
     if let Some(loopback) = interfaces.values().find(|interface| interface.loopback) {
         detached.vips = vips::release(&mut netlink, loopback.index)?;
     }

@@ -61,9 +61,13 @@ mod load;
 #[cfg(feature = "ebpf")]
 mod maps;
 #[cfg(feature = "ebpf")]
+mod neighbours;
+#[cfg(feature = "ebpf")]
 mod netlink;
 #[cfg(feature = "ebpf")]
 pub mod object;
+#[cfg(feature = "ebpf")]
+mod pins;
 #[cfg(feature = "ebpf")]
 mod plan;
 #[cfg(feature = "ebpf")]

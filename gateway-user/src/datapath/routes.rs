@@ -9,7 +9,7 @@ use std::{
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 
 use crate::datapath::{
@@ -77,12 +77,12 @@ fn look_up(netlink: &mut Netlink, ip: IpAddr, pods: &BTreeSet<u32>) -> io::Resul
         }
     };
     Ok(answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewRoute(route) => reach(&route, pods),
+        RouteNetlinkMessage::NewRoute(route) => reach(&route, ip, pods),
         _ => None,
     }))
 }
 
-fn reach(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<Reach> {
+fn reach(route: &RouteMessage, ip: IpAddr, pods: &BTreeSet<u32>) -> Option<Reach> {
     match route.header.kind {
         RouteType::Local => return Some(Reach::Local),
         RouteType::Unicast => {}
@@ -90,16 +90,22 @@ fn reach(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<Reach> {
     }
     let mut output = None;
     let mut source = None;
+    let mut gateway = None;
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => output = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some((*ip).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some((*ip).into()),
+            RouteAttribute::Via(RouteVia::Inet6(ip)) => gateway = Some((*ip).into()),
             RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some((*ip).into()),
             RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some((*ip).into()),
             _ => {}
         }
     }
+    let output = output?;
     Some(Reach::Out {
-        pod: pods.contains(&output?),
+        pod: pods.contains(&output),
         source: source?,
+        next_hop: (output, gateway.unwrap_or(ip)),
     })
 }

@@ -56,6 +56,17 @@ pub fn enable_interface(interface: &str) -> Vec<String> {
     warnings
 }
 
+/// Lets an interface answer neighbour solicitations for proxied addresses, at
+/// once.
+pub fn enable_proxy(interface: &str) -> Vec<String> {
+    let keys = [
+        ["net", "ipv6", "conf", interface, "proxy_ndp"],
+        ["net", "ipv6", "neigh", interface, "proxy_delay"],
+    ];
+    let set = |(key, value): (&[&str; 5], &str)| set(key, value);
+    keys.iter().zip(["1", "0"]).filter_map(set).collect()
+}
+
 /// Keeps the kernel from giving SNAT ports to sockets.
 pub fn reserve_ports(ports: &RangeInclusive<u16>) -> Vec<String> {
     let key = ["net", "ipv4", "ip_local_reserved_ports"];

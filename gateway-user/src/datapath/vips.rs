@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Addresses the gateway claims: `local VIP dev lo table local` routes.
 //!
-//! A local route makes the node answer for an address (ARP and neighbour
-//! discovery included) without configuring it on an interface. Ours carry a
+//! A local route makes the node take an address and answer ARP for it without
+//! configuring it on an interface; neighbour discovery needs more (`neighbours`).
+//! Ours carry a
 //! protocol number of their own, so that they are recognised and given back by
 //! `detach`; the end of an agent, planned or not, leaves them.
 
@@ -22,7 +23,7 @@ use crate::datapath::{
 };
 
 /// In the range that rtnetlink(7) leaves to users; not one of iproute2's.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(151);
+pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(151);
 /// `RT_TABLE_LOCAL`.
 const TABLE_LOCAL: u8 = 255;
 

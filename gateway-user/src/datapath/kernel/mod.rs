@@ -2,7 +2,7 @@
 //! The datapath in the kernel, as the agent holds it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     os::fd::{BorrowedFd, OwnedFd},
@@ -31,19 +31,22 @@ use crate::{
         interfaces::{self, Patterns, Role},
         load,
         maps::Maps,
+        neighbours::{Kind, Place},
         netlink::{Changes, Netlink},
-        plan::{self, MapOp, State},
+        plan::{MapOp, State},
         probe,
         report::Proxied,
         routes::Routes,
         stats, sysctl,
-        tables::{Desired, Surroundings, tables},
+        tables::Desired,
         vips,
     },
     model::{ForwardingMode, HashPolicy, ListenAddress},
     snapshot::{BackendTarget, ListenKey, Service, Snapshot},
 };
 
+mod catch_up;
+mod neighbours;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +63,8 @@ pub struct Datapath {
     netlink: Netlink,
     changes: Changes,
     routes: Routes,
+    /// Entries of the neighbour tables as last written.
+    neighbours: BTreeMap<Kind, BTreeSet<Place>>,
     addresses: BTreeSet<IpAddr>,
     /// Indices of the interfaces of default routes, when they matter.
     default_routes: BTreeSet<u32>,
@@ -151,6 +156,7 @@ impl Datapath {
             netlink: Netlink::open().map_err(netlink("open a netlink socket"))?,
             changes: Changes::open().map_err(netlink("open a netlink socket"))?,
             routes: Routes::default(),
+            neighbours: BTreeMap::new(),
             addresses: BTreeSet::new(),
             default_routes: BTreeSet::new(),
             sweeper,
@@ -426,54 +432,6 @@ impl Datapath {
             }
         }
         Ok((changed, failed))
-    }
-
-    /// The kernel to what is desired.
-    fn catch_up(&mut self) -> Result<Applied, DatapathError> {
-        let Some(desired) = &self.desired else {
-            return Ok(Applied::default());
-        };
-        let targets = desired.backends.values();
-        let addresses: BTreeSet<IpAddr> = targets
-            .map(|target| target.address.ip().to_canonical())
-            .collect();
-        let pods: BTreeSet<u32> = self.attachments.pods().collect();
-        let routes: HashMap<_, _> = self
-            .routes
-            .reach(&mut self.netlink, &addresses, &pods)
-            .map_err(netlink("look up routes to backends"))?;
-        let around = Surroundings {
-            addresses: self.addresses.clone(),
-            routes,
-            forwarding: self.config.forwarding,
-            sockets: self.sockets,
-            tcp_idle: self.config.tcp_idle,
-            udp_idle: self.config.udp_idle,
-            max_services: self.maps.max_services() as usize,
-            max_backends: self.maps.max_backends(),
-        };
-        let mut wanted = tables(desired, &around);
-        if !self.forwards_ipv6 && wanted.services.keys().any(|to| to.address.is_ipv6()) {
-            // Not before it is needed: a node that is no IPv6 router stays none.
-            self.forwards_ipv6 = true;
-            for warning in sysctl::enable_ipv6_forwarding() {
-                if self.warnings.insert(warning.clone()) {
-                    tracing::warn!("{warning}");
-                }
-            }
-        }
-        let plan = plan::plan(&mut self.state, &wanted);
-        apply::run(&mut self.maps, &mut self.state, &plan.ops)?;
-        wanted.proxied.extend(plan.proxied);
-        self.proxied = wanted.proxied;
-        self.gone.set_present(&desired.backends);
-        Ok(Applied {
-            operations: plan.ops.len(),
-            services: self.state.services.len(),
-            backends: self.state.backends.len(),
-            steered: self.state.steer.len(),
-            proxied: self.proxied.clone(),
-        })
     }
 
     /// Tells the operator once.

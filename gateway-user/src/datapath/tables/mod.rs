@@ -93,6 +93,8 @@ pub enum Reach {
         pod: bool,
         /// The node's address towards it.
         source: IpAddr,
+        /// Interface and address of the next hop.
+        next_hop: (u32, IpAddr),
     },
 }
 
@@ -283,7 +285,7 @@ fn backend(target: &BackendTarget, around: &Surroundings) -> Backend {
         _pad: 0,
         forwarding: 0,
     };
-    let Some(Reach::Out { pod, source }) = around.routes.get(&ip) else {
+    let Some(Reach::Out { pod, source, .. }) = around.routes.get(&ip) else {
         return backend;
     };
     let mode = match target.forwarding {

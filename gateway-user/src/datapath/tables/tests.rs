@@ -80,6 +80,7 @@ fn out(pod: bool) -> Reach {
     Reach::Out {
         pod,
         source: ip("10.0.0.254"),
+        next_hop: (7, ip("10.0.0.254")),
     }
 }
 

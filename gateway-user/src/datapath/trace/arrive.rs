@@ -2,7 +2,7 @@
 //! Where the packet comes in, and whether a program meets it there.
 
 use super::{Ingress, Outcome, Walk, node::Way, pinned::asked, stack};
-use crate::datapath::{DatapathError, attach, exclusive};
+use crate::datapath::{DatapathError, exclusive, pins};
 
 /// The interface that the packet comes in by.
 ///
@@ -11,8 +11,8 @@ use crate::datapath::{DatapathError, attach, exclusive};
 pub fn interface(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     let (_, here) = exclusive::network_namespace()?;
     let links = walk.pins.links();
-    let attached = attach::namespace(&links)
-        .map_err(DatapathError::file("open the links in", links.clone()))?;
+    let attached =
+        pins::namespace(&links).map_err(DatapathError::file("open the links in", links.clone()))?;
     if attached.is_some_and(|there| there != here) {
         walk.missing(
             "namespace",
@@ -30,7 +30,7 @@ pub fn interface(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> 
     let Some(link) = walk.node.link(index).cloned() else {
         return Err(undecided(format!("find the interface {index}")));
     };
-    let found = attach::found(&links, &link.name, index)
+    let found = pins::found(&links, &link.name, index)
         .map_err(DatapathError::file("open the links in", links))?;
     let Some((hook, program)) = found else {
         walk.missing(

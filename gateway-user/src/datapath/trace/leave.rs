@@ -11,7 +11,7 @@ use super::{
     fib::{Hop, NoHop},
     node::Way,
 };
-use crate::datapath::{DatapathError, attach};
+use crate::datapath::{DatapathError, pins};
 
 /// Where the kernel's routing table sends the rewritten packet.
 ///
@@ -166,7 +166,7 @@ pub fn replies(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     }
     let links = walk.pins.links();
     let name = walk.node.name(hop.index);
-    let attached = attach::found(&links, &name, hop.index)
+    let attached = pins::found(&links, &name, hop.index)
         .map_err(DatapathError::file("open the links in", links))?;
     if attached.is_none() {
         walk.missing(
