@@ -3,7 +3,7 @@
 //! tests of whole connections share.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread::{self, JoinHandle},
     time::Duration,
@@ -13,6 +13,7 @@ use gateway_tests::{
     decap::Decap,
     lab::{CLIENT, Lab},
     netns::Netns,
+    wait,
 };
 
 use crate::{ipv6, scene};
@@ -289,7 +290,15 @@ fn ends_window(number: u64, count: u64) -> bool {
 pub fn datagrams(lab: &Lab, service: Service, count: u64, len: usize, answer: usize) {
     assert!(answer <= len);
     let bind = |netns: &Netns, at: SocketAddr, limit| {
-        let socket = netns.run(|| UdpSocket::bind(at)).expect("bind");
+        // A process that another test is just starting has what was closed here
+        // until it runs its program.
+        let bound = wait::until("the address", DEADLINE, || {
+            match netns.run(|| UdpSocket::bind(at)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+                bound => Ok(Some(bound?)),
+            }
+        });
+        let socket = bound.expect("bind");
         socket.set_read_timeout(Some(limit)).expect("a limit");
         socket
     };
