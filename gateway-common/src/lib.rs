@@ -34,3 +34,4 @@ pub mod source;
 pub mod steer;
 pub mod tcp_state;
 pub mod udp_state;
+pub mod watch;

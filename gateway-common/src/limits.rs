@@ -10,12 +10,15 @@
 //! | PORT_RANGES | 1,024 | about 220 | 0.2 MiB |
 //! | BACKENDS | 65,536 | 40 | 2.5 MiB |
 //! | NEXT_HOPS | 4,096 a processor | 64 | 256 KiB a processor |
+//! | DECISIONS | | | 256 KiB |
 //! | FRAGMENTS | 8,192 | about 130 | 1 MiB |
 //! | SOURCES | 65,536 | about 100, as used | up to 6.5 MiB |
 //!
 //! The agent sets the sizes at load time from the bootstrap; the flow table is
 //! allocated in full then, so that memory pressure never refuses a flow.
 
+/// Bytes of the ring of decisions, a power of two and whole pages: 2,000 of them.
+pub const DECISIONS_BYTES: u32 = 256 * 1024;
 /// Flows that can be tracked at once.
 pub const MAX_FLOWS: u32 = 131_072;
 /// Forwarded (address, port) pairs; a range of ports counts as one.

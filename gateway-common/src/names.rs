@@ -28,6 +28,10 @@ pub const PROG_TC_ENCAP: &str = "tc_encap";
 pub const PROG_XDP_ANSWER: &str = "xdp_answer";
 /// Errors of the programs' own at tc, called by the others.
 pub const PROG_TC_ANSWER: &str = "tc_answer";
+/// Program name: tells a watcher what became of a packet, called by the XDP ones.
+pub const PROG_XDP_WATCH: &str = "xdp_watch";
+/// The same, called by the tc ones.
+pub const PROG_TC_WATCH: &str = "tc_watch";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -72,6 +76,12 @@ pub const MAP_SETTINGS: &str = "SETTINGS";
 pub const MAP_XDP_CALLS: &str = "XDP_CALLS";
 /// Program array: what [`PROG_TC`] calls, by `CALL_*`.
 pub const MAP_TC_CALLS: &str = "TC_CALLS";
+/// Array of one: [`crate::watch::Watch`].
+pub const MAP_WATCH: &str = "WATCH";
+/// Per-CPU array of one: [`crate::watch::WatchState`].
+pub const MAP_WATCH_STATE: &str = "WATCH_STATE";
+/// Ring buffer of [`crate::watch::Decision`].
+pub const MAP_DECISIONS: &str = "DECISIONS";
 /// Hash: [`crate::steer::SteerKey`] to [`crate::steer::SteerValue`].
 pub const MAP_STEER: &str = "STEER";
 /// Socket map: the agent's listening sockets.
@@ -88,11 +98,13 @@ pub const CALL_ANSWER: u32 = 3;
 /// Index of the programs that everything begins with: a packet whose flow is there
 /// now begins once more.
 pub const CALL_AGAIN: u32 = 4;
+/// Index of the programs that tell a watcher what became of a packet.
+pub const CALL_WATCH: u32 = 7;
 /// Entries of the program arrays: room to append without a new layout.
-pub const CALL_SLOTS: u32 = 8;
+pub const CALL_SLOTS: u32 = 16;
 
 /// Every called program: the array and the index it is called by, and its name.
-pub const CALLED: [(&str, u32, &str); 10] = [
+pub const CALLED: [(&str, u32, &str); 12] = [
     (MAP_XDP_CALLS, CALL_ICMP, PROG_XDP_ICMP),
     (MAP_TC_CALLS, CALL_ICMP, PROG_TC_ICMP),
     (MAP_XDP_CALLS, CALL_NEW_FLOW, PROG_XDP_NEW_FLOW),
@@ -103,4 +115,6 @@ pub const CALLED: [(&str, u32, &str); 10] = [
     (MAP_TC_CALLS, CALL_ANSWER, PROG_TC_ANSWER),
     (MAP_XDP_CALLS, CALL_AGAIN, PROG_XDP),
     (MAP_TC_CALLS, CALL_AGAIN, PROG_TC),
+    (MAP_XDP_CALLS, CALL_WATCH, PROG_XDP_WATCH),
+    (MAP_TC_CALLS, CALL_WATCH, PROG_TC_WATCH),
 ];

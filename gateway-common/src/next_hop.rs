@@ -31,8 +31,9 @@ pub struct NextHop {
     pub mtu: u16,
     /// `AF_INET` or `AF_INET6`: that of the next hop, not of the packet (RFC 8950).
     pub family: u8,
-    /// Always zero.
-    pub _pad: u8,
+    /// Not zero when packets that take it are to be told
+    /// ([`crate::watch::Watch`]): what is loaded anyway costs them no look-up.
+    pub watched: u8,
     /// The next hop's address, network order; IPv4 in the first word.
     pub addr_be: [u32; 4],
     /// The next hop's MAC address.
@@ -52,7 +53,7 @@ impl NextHop {
         ifindex: 0,
         mtu: 0,
         family: 0,
-        _pad: 0,
+        watched: 0,
         addr_be: [0; 4],
         dst_mac: [0; 6],
         src_mac: [0; 6],

@@ -19,6 +19,7 @@ use crate::{
     settings::Settings,
     source::SourceKey,
     steer::{SteerKey, SteerValue},
+    watch::{Decision, Watch, WatchState},
 };
 
 // SAFETY: see the module's documentation.
@@ -67,3 +68,9 @@ unsafe impl Pod for SourceKey {}
 unsafe impl Pod for SteerKey {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for SteerValue {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Watch {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for WatchState {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Decision {}

@@ -23,6 +23,7 @@ use crate::{
     rewrite::{self, OUT_OF_REACH},
     route::{self, Header},
     verdict::Verdict,
+    watch,
     word::{load_u16, store_u16, store_u32},
 };
 
@@ -61,7 +62,13 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     let hop = route::next_hop(ctx, packet, &flow, &header(ctx, packet, to), now_ns);
     let hop = forward::or_answer(ctx, packet, hop)?;
     wrap(ctx, packet, to)?;
-    ctx.send(hop?)
+    let hop = hop?;
+    let sent = ctx.send(hop)?;
+    Ok(if is_error {
+        sent
+    } else {
+        watch::sent(sent, packet, &flow, hop)
+    })
 }
 
 /// Whether the header at `offset` is that of a packet with another one in it.

@@ -24,6 +24,7 @@ use crate::{
     parse::{self, PASS},
     rewrite, route, service,
     verdict::{self, Verdict},
+    watch,
     word::load_u16,
 };
 
@@ -79,6 +80,7 @@ pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
     if let Verdict::Drop(reason) = verdict {
         log::exhausted(reason, nth);
     }
+    watch::end(ctx, verdict);
     ctx.action(verdict)
 }
 
@@ -94,7 +96,9 @@ fn handle<C: Context>(
     ctx: &C,
     steps: impl FnOnce(&mut Packet) -> Result<Verdict, Verdict>,
 ) -> C::Action {
-    ctx.action(judge(ctx, steps).0)
+    let (verdict, _) = judge(ctx, steps);
+    watch::end(ctx, verdict);
+    ctx.action(verdict)
 }
 
 /// The same, as a verdict and what [`verdict::count`] said.
@@ -168,7 +172,8 @@ fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Ver
     let hop = route::next_hop(ctx, packet, &flow, &header, now_ns);
     let hop = or_answer(ctx, packet, hop)?;
     rewrite::apply(ctx, packet, to)?;
-    ctx.send(hop?)
+    let hop = hop?;
+    Ok(watch::sent(ctx.send(hop)?, packet, &flow, hop))
 }
 
 /// What of `hop` concerns the packet once it is rewritten: the next hop, or why

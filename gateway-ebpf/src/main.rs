@@ -62,6 +62,8 @@ mod sk_lookup;
 #[cfg(target_arch = "bpf")]
 mod verdict;
 #[cfg(target_arch = "bpf")]
+mod watch;
+#[cfg(target_arch = "bpf")]
 mod word;
 
 #[cfg(target_arch = "bpf")]
@@ -71,7 +73,7 @@ mod programs {
         programs::{SkLookupContext, TcContext, XdpContext},
     };
 
-    use crate::{forward, sk_lookup};
+    use crate::{forward, sk_lookup, watch};
 
     /// Forwarding at XDP.
     #[xdp]
@@ -131,6 +133,18 @@ mod programs {
     #[classifier]
     pub fn tc_answer(ctx: TcContext) -> i32 {
         forward::answer(&ctx)
+    }
+
+    /// What became of a packet, for a watcher, at XDP; called by all of the above.
+    #[xdp]
+    pub fn xdp_watch(ctx: XdpContext) -> u32 {
+        watch::tell(&ctx)
+    }
+
+    /// What became of a packet, for a watcher, at tc; called by all of the above.
+    #[classifier]
+    pub fn tc_watch(ctx: TcContext) -> i32 {
+        watch::tell(&ctx)
     }
 
     /// Steering at socket look-up.

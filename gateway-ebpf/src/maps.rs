@@ -22,6 +22,9 @@
 //! | INTERFACE_DROPS | interface → packets by reason | programs, agent adds and removes interfaces | agent | per CPU; a hash, as indices of interfaces are not dense; not preallocated, as most of it stays empty |
 //! | ANSWERS | 0 → answers given lately | programs | programs | per CPU, as above |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
+//! | WATCH | 0 → what is watched, until when | `sluice trace --watch` | programs | array of one |
+//! | WATCH_STATE | 0 → what was told | programs | `sluice trace --watch` | per CPU: a rate without a lock |
+//! | DECISIONS | what became of packets | programs | `sluice trace --watch` | one ring for all processors: in order |
 //! | STEER | local address, port → sockets | agent | sk_lookup | exact match |
 //! | XDP_CALLS, TC_CALLS | index → program to go on in | agent | programs | the map type of tail calls; one each, as programs of one type call each other only |
 //! | SOCKETS | index → listening socket | agent | sk_lookup | the map type that holds sockets |
@@ -30,7 +33,7 @@ use aya_ebpf::{
     macros::map,
     maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue,
-        SockMap,
+        RingBuf, SockMap,
     },
 };
 use gateway_common::{
@@ -47,6 +50,7 @@ use gateway_common::{
     settings::Settings,
     source::SourceKey,
     steer::{SteerKey, SteerValue},
+    watch::{Watch, WatchState},
 };
 
 /// `BPF_F_MMAPABLE`: the agent maps the array into its memory.
@@ -113,6 +117,15 @@ pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(CALL_SLOTS, 0);
 
 #[map]
 pub static TC_CALLS: ProgramArray = ProgramArray::pinned(CALL_SLOTS, 0);
+
+#[map]
+pub static WATCH: Array<Watch> = Array::pinned(1, 0);
+
+#[map]
+pub static WATCH_STATE: PerCpuArray<WatchState> = PerCpuArray::pinned(1, 0);
+
+#[map]
+pub static DECISIONS: RingBuf = RingBuf::pinned(limits::DECISIONS_BYTES, 0);
 
 #[map]
 pub static STEER: HashMap<SteerKey, SteerValue> = HashMap::pinned(limits::MAX_STEERED, 0);

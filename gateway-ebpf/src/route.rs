@@ -20,7 +20,7 @@ use gateway_common::{
 
 use crate::{
     aligned::Aligned, context::Context, flow::Flow, maps::NEXT_HOPS, packet::Packet,
-    verdict::Verdict,
+    verdict::Verdict, watch,
 };
 
 /// `AF_INET`.
@@ -66,6 +66,7 @@ pub fn next_hop<C: Context>(
         kept.generation = generation;
         kept.ifindex_in = ifindex_in;
         kept.way = way;
+        kept.watched = watch::mark(&packet.key, now_ns);
     } else if len(ctx, packet) + to.overhead > u32::from(kept.mtu) {
         return Err(Verdict::Drop(DropReason::PacketTooBig));
     }

@@ -17,6 +17,8 @@ pub enum Verdict {
     Pass(VerdictCounter),
     /// Out of an interface: the action a redirect returned.
     Sent(i32),
+    /// The same, and somebody is to be told.
+    SentWatched(i32),
     /// Gone, for the reason given.
     Drop(DropReason),
     /// Gone, for the reason given, and its sender told: the action a redirect of
@@ -30,7 +32,7 @@ pub enum Verdict {
 pub fn count(verdict: Verdict, bytes: u32) -> u64 {
     let (counter, nth) = match verdict {
         Verdict::Pass(counter) => (counter, 0),
-        Verdict::Sent(_) => (VerdictCounter::Forwarded, 0),
+        Verdict::Sent(_) | Verdict::SentWatched(_) => (VerdictCounter::Forwarded, 0),
         Verdict::Drop(reason) | Verdict::Answered(reason, _) => {
             (VerdictCounter::Dropped, add(&DROPS, reason as u32, bytes))
         }

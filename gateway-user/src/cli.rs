@@ -227,35 +227,57 @@ pub struct Flows {
 /// `sluice trace`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Walks the way of a connection's first packet on the live maps and routing
-tables, one finding a line; what is missing is marked with an exclamation mark.
-Nothing is sent or changed. Needs root and the network namespace of the agent,
-but no running agent: forwarding goes on without one.
+Without --watch, walks the way of a connection's first packet from --from to
+--to on the live maps and routing tables, one finding a line; what is missing is
+marked with an exclamation mark. Nothing is sent or changed. Exit status: 0 it
+would be delivered, 1 it would be dropped, refused or is not the gateway's, 2
+wrong usage.
 
-Exit status: 0 it would be delivered, 1 it would be dropped, refused or is not
-the gateway's, 2 wrong usage.
+With --watch, prints what becomes of packets until it is interrupted: first
+packets of flows, and what is dropped. --from and --to take ADDRESS,
+ADDRESS/BITS, ADDRESS:PORT or PORT then, and mean packets as they come in.
+
+Needs root and the network namespace of the agent, but no running agent:
+forwarding goes on without one.
 
 Examples:
   sluice trace --from 192.0.2.7:40000 --to 10.97.0.1:1883
-  sluice trace --from [2001:db8::7]:40000 --to [fd97::1]:53 --proto udp")]
+  sluice trace --from [2001:db8::7]:40000 --to [fd97::1]:53 --proto udp
+  sluice trace --watch --from 192.0.2.0/24 --drops-only")]
 pub struct Trace {
     /// Source of the packet
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub from: SocketAddr,
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "watch")]
+    pub from: Option<AddressMatch>,
     /// Destination of the packet
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub to: SocketAddr,
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "watch")]
+    pub to: Option<AddressMatch>,
     /// What the client uses
-    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp, conflicts_with = "watch")]
     pub proto: Protocol,
     /// The interface it comes in by [default: the one that leads back to its
     /// source]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "watch")]
     pub interface: Option<String>,
+    /// Print what becomes of packets as they pass
+    #[arg(long)]
+    pub watch: bool,
+    /// Only packets that are dropped
+    #[arg(long, requires = "watch")]
+    pub drops_only: bool,
+    /// Later packets of flows too, not only first ones
+    #[arg(long, requires = "watch", conflicts_with = "drops_only")]
+    pub all: bool,
+    /// Packets a second that a processor tells of at most; others are counted
+    #[arg(long, value_name = "N", default_value_t = 1_000, requires = "watch",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// End after so many lines; 0 never
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "watch")]
+    pub limit: u64,
     /// The settings the agent ran with: bpffs and admin matter here
     #[arg(long, value_name = "FILE")]
     pub bootstrap: Option<PathBuf>,
-    /// How the findings are written
+    /// How the findings are written; with --watch JSON is an object a line
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }

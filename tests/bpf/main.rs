@@ -31,3 +31,4 @@ mod snat;
 mod steer;
 mod too_big;
 mod udp;
+mod watch;

@@ -3,15 +3,15 @@
 //! it says comes true is tested where packets can be sent one by one, in
 //! `gateway-user/src/datapath/kernel/tests/trace.rs`.
 
-use std::process::Output;
+use std::{net::TcpStream, process::Output, time::Duration};
 
 use gateway_tests::{
     backend::echo::Echo,
     client::raw,
-    gateway::Gateway,
+    gateway::{Gateway, binary},
     lab::{CLIENT, Lab},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::scene::{self, backend, passthrough, serve, tcp, vip};
 
@@ -99,6 +99,63 @@ fn the_way_of_a_packet_is_told_with_and_without_an_agent() {
         error.contains("no agent of this version has run here"),
         "{error}"
     );
+}
+
+#[test]
+fn a_watcher_sees_new_flows_and_drops() {
+    let Some(lab) = scene::lab() else { return };
+    let _server = Echo::start(&lab, 0, 7000, "").expect("echo");
+    let target = backend(&lab, 0, 7000);
+    let yaml = tcp("echo", 31_400, &[target]) + &tcp("empty", 31_401, &[]);
+    let mut gateway = serve(&lab, &[("echo.yaml", yaml)]);
+    // The programs tell also while no agent runs.
+    gateway.kill();
+    let to = lab.vip().to_string();
+    let from = CLIENT.to_string();
+    for (port, more, expected) in [
+        (
+            31_400,
+            &[][..],
+            json!(["forwarded", null, target.to_string()]),
+        ),
+        (
+            31_401,
+            &["--drops-only"],
+            json!(["dropped", "no_backend", null]),
+        ),
+    ] {
+        let watch = ["--watch", "--limit", "1", "--output", "json"];
+        let ends = ["--from", from.as_str(), "--to", to.as_str()];
+        let arguments = [&watch[..], &ends, more].concat();
+        let output = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let bootstrap = gateway.bootstrap_file();
+                lab.gateway
+                    .command("timeout")
+                    .arg("20")
+                    .arg(binary().expect("an agent"))
+                    .args(["trace", "--bootstrap", &bootstrap.to_string_lossy()])
+                    .args(&arguments)
+                    .output()
+                    .expect("run")
+            });
+            // It ends with the first packet it sees, or by itself.
+            while !watcher.is_finished() {
+                let _ = lab.client.run(|| {
+                    TcpStream::connect_timeout(&vip(&lab, port), Duration::from_millis(50))
+                });
+            }
+            watcher.join().expect("its output")
+        });
+        assert!(output.status.success(), "{output:?}");
+        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(told["to"], vip(&lab, port).to_string(), "{told}");
+        assert_eq!(told["interface"], "wire", "{told}");
+        let seen = json!([told["verdict"], told["reason"], told["backend"]]);
+        assert_eq!(seen, expected, "{told}");
+    }
+    let output = run(&gateway, &["--drops-only", "--from", "10.98.0.2:1"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 /// What is said of a client's packet to a port of the VIP, with this exit

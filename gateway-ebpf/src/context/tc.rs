@@ -205,7 +205,9 @@ impl Context for TcContext {
         match verdict {
             // Not TC_ACT_OK: programs attached after this one want it too.
             Verdict::Pass(_) | Verdict::Answered(_, None) => TC_ACT_UNSPEC,
-            Verdict::Sent(action) | Verdict::Answered(_, Some(action)) => action,
+            Verdict::Sent(action)
+            | Verdict::SentWatched(action)
+            | Verdict::Answered(_, Some(action)) => action,
             Verdict::Drop(_) => TC_ACT_SHOT,
         }
     }

@@ -172,7 +172,9 @@ impl Context for XdpContext {
     fn action(&self, verdict: Verdict) -> u32 {
         match verdict {
             Verdict::Pass(_) | Verdict::Answered(_, None) => xdp_action::XDP_PASS,
-            Verdict::Sent(action) | Verdict::Answered(_, Some(action)) => action as u32,
+            Verdict::Sent(action)
+            | Verdict::SentWatched(action)
+            | Verdict::Answered(_, Some(action)) => action as u32,
             Verdict::Drop(_) => xdp_action::XDP_DROP,
         }
     }

@@ -51,6 +51,15 @@ pub fn find(packet: &Packet) -> Option<Flow> {
     (state == SLOT_ACTIVE || state == SLOT_CLOSING).then_some(Flow { slot, reference })
 }
 
+/// The flow that `reference` is of, if its slot has not been taken by another
+/// one.
+#[inline(always)]
+pub fn referenced(mut reference: FlowRef) -> Option<Flow> {
+    reference.direction = masked::<1>(reference.direction as usize) as u32;
+    let slot = referenced_slot(&reference)?;
+    Some(Flow { slot, reference })
+}
+
 #[inline(always)]
 fn reference(key: &FlowKey) -> Option<FlowRef> {
     // SAFETY: copied at once. A preallocated element that is reused meanwhile
@@ -130,6 +139,16 @@ impl Flow {
         // SAFETY: `slot` is an element of the slot array, and this part of it
         // does not change while the flow lives.
         unsafe { (*self.slot).kind }
+    }
+
+    /// Whether the packet, which has been counted, is the first one of all.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        // SAFETY: `slot` is an element of the slot array; the word is aligned.
+        let packets = unsafe {
+            ptr::read_volatile(&raw const (*self.slot).dir[DIR_TO_BACKEND as usize].packets)
+        };
+        self.direction() == DIR_TO_BACKEND && packets == 1
     }
 
     /// How packets of this direction are rewritten.

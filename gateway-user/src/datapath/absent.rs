@@ -10,6 +10,7 @@ use crate::{
     datapath::{
         Applied, DatapathConfig, DatapathError, DatapathReport, Detached, FlowReport, Swept,
         TraceQuery, TraceReport,
+        report::{DecisionReport, WatchFilter},
     },
     snapshot::Snapshot,
 };
@@ -99,4 +100,34 @@ pub fn trace(config: &DatapathConfig, _query: &TraceQuery) -> Result<TraceReport
     Err(DatapathError::NotAllowed {
         missing: probe(config),
     })
+}
+
+/// Never there.
+pub struct Watcher(Infallible);
+
+impl Watcher {
+    /// Not possible.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn start(config: &DatapathConfig, _filter: &WatchFilter) -> Result<Self, DatapathError> {
+        Err(DatapathError::NotAllowed {
+            missing: probe(config),
+        })
+    }
+
+    /// Never called.
+    pub fn refresh(&mut self) -> Result<(), DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn decisions(&mut self) -> Vec<DecisionReport> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn left_out(&self) -> Result<u64, DatapathError> {
+        match self.0 {}
+    }
 }

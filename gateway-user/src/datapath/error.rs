@@ -31,6 +31,12 @@ pub enum DatapathError {
         /// Where the maps should be pinned.
         path: PathBuf,
     },
+    /// Somebody else watches.
+    #[error("somebody watches {} already: one `sluice trace --watch` at a time", path.display())]
+    Watched {
+        /// Where the maps are pinned.
+        path: PathBuf,
+    },
     /// Another agent is at work.
     #[error("another agent{} uses {what}: stop it first", pid(*holder))]
     InUse {

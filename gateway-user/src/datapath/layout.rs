@@ -8,10 +8,11 @@ use gateway_common::{
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
     names::{
-        MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS,
-        MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_INTERFACE_DROPS, MAP_NEXT_HOPS, MAP_PORT_RANGES,
-        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCES,
-        MAP_STEER, MAP_TC_CALLS, MAP_VERDICTS, MAP_XDP_CALLS,
+        MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DECISIONS, MAP_DROPS, MAP_FLOW_SLOTS,
+        MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_INTERFACE_DROPS, MAP_NEXT_HOPS,
+        MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
+        MAP_SOURCES, MAP_STEER, MAP_TC_CALLS, MAP_VERDICTS, MAP_WATCH, MAP_WATCH_STATE,
+        MAP_XDP_CALLS,
     },
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey},
@@ -19,11 +20,12 @@ use gateway_common::{
     settings::Settings,
     source::SOURCE_ENTRY_KEY_SIZE,
     steer::{SteerKey, SteerValue},
+    watch::{Watch, WatchState},
 };
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 21] {
+pub fn layout() -> [(&'static str, u32, u32); 24] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -45,6 +47,9 @@ pub fn layout() -> [(&'static str, u32, u32); 21] {
         of::<u32, Count>(MAP_VERDICTS),
         of::<u32, Answers>(MAP_ANSWERS),
         of::<u32, Settings>(MAP_SETTINGS),
+        of::<u32, Watch>(MAP_WATCH),
+        of::<u32, WatchState>(MAP_WATCH_STATE),
+        (MAP_DECISIONS, 0, 0),
         of::<SteerKey, SteerValue>(MAP_STEER),
         of::<u32, u32>(MAP_SOCKETS),
         of::<u32, u32>(MAP_XDP_CALLS),

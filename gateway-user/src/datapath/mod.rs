@@ -98,9 +98,11 @@ mod tables;
 mod trace;
 #[cfg(feature = "ebpf")]
 mod vips;
+#[cfg(feature = "ebpf")]
+mod watch;
 
 #[cfg(not(feature = "ebpf"))]
-pub use absent::{Datapath, check as check_exclusive, detach, probe, trace};
+pub use absent::{Datapath, Watcher, check as check_exclusive, detach, probe, trace};
 pub use config::{AttachMode, DatapathConfig};
 pub use destination::Destination;
 #[cfg(feature = "ebpf")]
@@ -118,3 +120,5 @@ pub use report::{
 pub use serves::{NotInKernel, kernel_serves};
 #[cfg(feature = "ebpf")]
 pub use trace::trace;
+#[cfg(feature = "ebpf")]
+pub use watch::Watcher;

@@ -274,3 +274,59 @@ pub struct TraceStep {
     /// What was found, and what to do if something is missing.
     pub text: String,
 }
+
+/// Which decisions a watcher wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchFilter {
+    /// Where packets come from.
+    pub from: EndpointMatch,
+    /// What they are sent to, as they come in.
+    pub to: EndpointMatch,
+    /// Only packets that are dropped.
+    pub drops_only: bool,
+    /// Later packets of flows too, not only first ones.
+    pub known_flows: bool,
+    /// Decisions a second that one processor tells at most.
+    pub per_second: u32,
+}
+
+/// Endpoints; what is absent matches all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointMatch {
+    /// Address, canonical, and length of the prefix, bits.
+    pub prefix: Option<(IpAddr, u8)>,
+    /// Port.
+    pub port: Option<u16>,
+}
+
+/// What became of one packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DecisionReport {
+    /// How long ago, nanoseconds; the clock goes in steps of some milliseconds.
+    pub age_ns: u64,
+    /// The interface it came in by.
+    pub interface: String,
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: &'static str,
+    /// Source as it came in.
+    pub from: SocketAddr,
+    /// Destination as it came in.
+    pub to: SocketAddr,
+    /// `new`: the first of its flow; `known`: a later one; `none`: without a
+    /// flow, or not sent on.
+    pub packet: &'static str,
+    /// In the words of the counters: `forwarded`, `dropped` …
+    pub verdict: &'static str,
+    /// Why it was dropped.
+    pub reason: Option<&'static str>,
+    /// What the client connects to.
+    pub service: SocketAddr,
+    /// The backend.
+    pub backend: Option<SocketAddr>,
+    /// The source that the backend sees.
+    pub source: Option<SocketAddr>,
+    /// The client, of an answer.
+    pub client: Option<SocketAddr>,
+    /// Bytes of the IP packet.
+    pub bytes: u32,
+}

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::datapath::FlowReport;
+use crate::datapath::{FlowReport, report::EndpointMatch};
 
 /// Which flows are wanted; what is absent matches all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,12 +114,25 @@ impl FlowFilter {
 }
 
 impl AddressMatch {
+    /// The address and the port, when it names one endpoint.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        let (ip, bits) = self.prefix?;
+        (bits == width(ip)).then_some(SocketAddr::new(ip, self.port?))
+    }
+
     /// Whether `address` is meant.
     pub fn matches(&self, address: SocketAddr) -> bool {
         self.port.is_none_or(|port| port == address.port())
             && self
                 .prefix
                 .is_none_or(|(prefix, bits)| starts_with(address.ip(), prefix, bits))
+    }
+}
+
+impl From<AddressMatch> for EndpointMatch {
+    fn from(wanted: AddressMatch) -> Self {
+        let AddressMatch { prefix, port } = wanted;
+        Self { prefix, port }
     }
 }
 

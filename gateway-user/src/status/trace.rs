@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::datapath::{
     Destination,
-    report::{TraceReport, TraceStep},
+    report::{DecisionReport, TraceReport, TraceStep},
 };
 
 /// Adds what a running agent says of the destination, by its `/status`: which
@@ -100,6 +100,41 @@ fn write_text(out: &mut String, report: &TraceReport) -> std::fmt::Result {
         write!(out, ", {} reaches {backend}", report.from)?;
     }
     writeln!(out)
+}
+
+/// A decision on one line.
+pub fn line(decision: &DecisionReport) -> String {
+    let DecisionReport {
+        age_ns: _,
+        interface,
+        protocol,
+        from,
+        to,
+        packet,
+        verdict,
+        reason,
+        service,
+        backend,
+        source,
+        client,
+        bytes,
+    } = decision;
+    let mut line = format!("{interface} {from} > {to}/{protocol} {bytes} bytes: {verdict}");
+    // Writing to a String cannot fail.
+    let _ = match (reason, backend, client, source) {
+        (Some(reason), ..) => write!(line, " as {reason}"),
+        (None, Some(backend), Some(client), _) => {
+            write!(line, " to {client}, an answer of {backend} for {service}")
+        }
+        (None, Some(backend), None, Some(source)) => {
+            write!(line, " to {backend} from {source}")
+        }
+        _ => Ok(()),
+    };
+    if *packet == "new" {
+        line.push_str(", a new flow");
+    }
+    line
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
