@@ -28,6 +28,7 @@ mod path_mtu;
 mod port_ranges;
 mod reload;
 mod scene;
+mod several;
 mod sources;
 mod survive;
 mod trace;
