@@ -34,6 +34,12 @@ pub enum DropReason {
     ReplyTupleTaken = 11,
     /// The source may not open flows to the service.
     SourceDenied = 12,
+    /// The source opens flows to the service faster than it may.
+    SourceRate = 13,
+    /// The source has as many flows to the service as it may.
+    SourceFlows = 14,
+    /// As many flows are half-open as may be.
+    HalfOpenFull = 15,
 }
 
 /// Entries of the drop counter map: room to append without a new layout.
@@ -41,7 +47,7 @@ pub const DROP_REASON_SLOTS: u32 = 64;
 
 impl DropReason {
     /// Every reason in use.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::Fragment,
         Self::NoBackend,
@@ -55,6 +61,9 @@ impl DropReason {
         Self::PacketTooBig,
         Self::ReplyTupleTaken,
         Self::SourceDenied,
+        Self::SourceRate,
+        Self::SourceFlows,
+        Self::HalfOpenFull,
     ];
 
     /// The label metrics and `sluice status` use.
@@ -73,6 +82,9 @@ impl DropReason {
             Self::PacketTooBig => "packet_too_big",
             Self::ReplyTupleTaken => "reply_tuple_taken",
             Self::SourceDenied => "source_denied",
+            Self::SourceRate => "source_rate",
+            Self::SourceFlows => "source_flows",
+            Self::HalfOpenFull => "half_open_full",
         }
     }
 }

@@ -97,8 +97,13 @@ pub struct FlowSlot {
     pub established_timeout_s: u32,
     /// `bpf_ktime_get_ns` (monotonic) at creation.
     pub created_ns: u64,
+    /// Where the flow is counted among those of its source, as
+    /// [`crate::source_flows::place`] says it. Who takes it away subtracts it.
+    pub source_place: u32,
+    /// Whether the flow is counted as half-open: 1, else 0. As above.
+    pub half_open: u32,
     /// Reserved for handoff (hold deadline, deltas' owner).
-    pub _reserved: [u64; 3],
+    pub _reserved: [u64; 2],
     /// Per direction; index with `DIR_*`.
     pub dir: [FlowDirection; 2],
 }

@@ -32,6 +32,12 @@ pub const PROG_TC_ANSWER: &str = "tc_answer";
 pub const PROG_XDP_WATCH: &str = "xdp_watch";
 /// The same, called by the tc ones.
 pub const PROG_TC_WATCH: &str = "tc_watch";
+/// Limits of new flows at XDP, called by [`PROG_XDP`]; goes on in
+/// [`PROG_XDP_NEW_FLOW`].
+pub const PROG_XDP_GUARD: &str = "xdp_guard";
+/// Limits of new flows at tc, called by [`PROG_TC`]; goes on in
+/// [`PROG_TC_NEW_FLOW`].
+pub const PROG_TC_GUARD: &str = "tc_guard";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -68,6 +74,17 @@ pub const MAP_INTERFACE_DROPS: &str = "INTERFACE_DROPS";
 pub const MAP_VERDICTS: &str = "VERDICTS";
 /// Per-CPU array of one: [`crate::counters::Answers`].
 pub const MAP_ANSWERS: &str = "ANSWERS";
+/// Hash that forgets the oldest: [`crate::limit::SourceId`] to the virtual time
+/// of a token bucket ([`crate::limit::take_token`]).
+pub const MAP_SOURCE_RATES: &str = "SOURCE_RATES";
+/// Array, memory-mapped: [`crate::source_flows::SourceBucket`].
+pub const MAP_SOURCE_FLOWS: &str = "SOURCE_FLOWS";
+/// Per-CPU array of one: the place, as a slot keeps it, that the program of limits
+/// has taken for the flow that the next one makes.
+pub const MAP_TAKEN_PLACE: &str = "TAKEN_PLACE";
+/// Array, memory-mapped: half-open flows (i64), by
+/// [`crate::guard::half_open_index`].
+pub const MAP_HALF_OPEN: &str = "HALF_OPEN";
 /// Longest prefix match: [`crate::source::SourceKey`] to `SOURCE_*`.
 pub const MAP_SOURCES: &str = "SOURCES";
 /// Array of one: [`crate::settings::Settings`].
@@ -100,11 +117,13 @@ pub const CALL_ANSWER: u32 = 3;
 pub const CALL_AGAIN: u32 = 4;
 /// Index of the programs that tell a watcher what became of a packet.
 pub const CALL_WATCH: u32 = 7;
+/// Index of the programs that limit new flows.
+pub const CALL_GUARD: u32 = 5;
 /// Entries of the program arrays: room to append without a new layout.
 pub const CALL_SLOTS: u32 = 16;
 
 /// Every called program: the array and the index it is called by, and its name.
-pub const CALLED: [(&str, u32, &str); 12] = [
+pub const CALLED: [(&str, u32, &str); 14] = [
     (MAP_XDP_CALLS, CALL_ICMP, PROG_XDP_ICMP),
     (MAP_TC_CALLS, CALL_ICMP, PROG_TC_ICMP),
     (MAP_XDP_CALLS, CALL_NEW_FLOW, PROG_XDP_NEW_FLOW),
@@ -117,4 +136,6 @@ pub const CALLED: [(&str, u32, &str); 12] = [
     (MAP_TC_CALLS, CALL_AGAIN, PROG_TC),
     (MAP_XDP_CALLS, CALL_WATCH, PROG_XDP_WATCH),
     (MAP_TC_CALLS, CALL_WATCH, PROG_TC_WATCH),
+    (MAP_XDP_CALLS, CALL_GUARD, PROG_XDP_GUARD),
+    (MAP_TC_CALLS, CALL_GUARD, PROG_TC_GUARD),
 ];

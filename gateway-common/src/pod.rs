@@ -13,11 +13,13 @@ use crate::{
     counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    limit::SourceId,
     next_hop::NextHop,
     port_range::{PortRange, PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     source::SourceKey,
+    source_flows::SourceBucket,
     steer::{SteerKey, SteerValue},
     watch::{Decision, Watch, WatchState},
 };
@@ -63,7 +65,11 @@ unsafe impl Pod for RingChunk {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Settings {}
 // SAFETY: see the module's documentation.
+unsafe impl Pod for SourceId {}
+// SAFETY: see the module's documentation.
 unsafe impl Pod for SourceKey {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for SourceBucket {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for SteerKey {}
 // SAFETY: see the module's documentation.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Services: forwarded listeners and the ring that spreads them.
 
-use crate::addr::Addr16;
+use crate::{addr::Addr16, guard::Guard};
 
 /// A forwarded (address, port, protocol), or all ports of a range.
 #[repr(C)]
@@ -45,9 +45,11 @@ pub struct ServiceValue {
     /// Which sources may open flows: the list in the source map, or
     /// [`crate::source::NO_SOURCE_LIST`].
     pub source_list: u32,
+    /// What limits its new flows.
+    pub guard: Guard,
 }
 
-const _: () = assert!(size_of::<ServiceValue>() == 28);
+const _: () = assert!(size_of::<ServiceValue>() == 48);
 
 /// Backend ids in one [`RingChunk`].
 pub const RING_CHUNK_IDS: u32 = 16;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Values the agent sets and every program reads.
 
+use crate::guard::NodeLimits;
+
 /// The one entry of the settings map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Settings {
     pub adopts_flows: u32,
     /// Always zero.
     pub _pad: u32,
+    /// What limits new flows on the whole node.
+    pub limits: NodeLimits,
 }
 
-const _: () = assert!(size_of::<Settings>() == 32);
+const _: () = assert!(size_of::<Settings>() == 80);

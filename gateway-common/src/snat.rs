@@ -67,6 +67,7 @@ mod tests {
     use crate::{
         addr::Addr16,
         flow::{FlowKey, PROTOCOL_TCP},
+        guard::NodeLimits,
         settings::Settings,
     };
 
@@ -80,6 +81,7 @@ mod tests {
             port_ranges: 0,
             adopts_flows: 0,
             _pad: 0,
+            limits: NodeLimits::NONE,
         }
     }
 

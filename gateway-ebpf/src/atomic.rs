@@ -32,6 +32,20 @@ pub unsafe fn swap(word: *mut u32, new: u32) -> u32 {
     unsafe { intrinsics::atomic_xchg::<_, { SeqCst }>(word, new) }
 }
 
+/// Replaces `old` by `new` in a word of 64 bits; the value found when it was
+/// another one.
+///
+/// # Safety
+///
+/// As for [`compare_exchange`].
+#[inline(always)]
+pub unsafe fn compare_exchange64(word: *mut u64, old: u64, new: u64) -> Result<(), u64> {
+    // SAFETY: by the caller's promise.
+    let (found, _) =
+        unsafe { intrinsics::atomic_cxchg::<_, { SeqCst }, { SeqCst }>(word, old, new) };
+    if found == old { Ok(()) } else { Err(found) }
+}
+
 /// Sets `bits` and returns the value before.
 ///
 /// # Safety

@@ -7,7 +7,7 @@ use gateway_common::{
     counters::VerdictCounter,
     drop_reason::DropReason,
     flow::{KIND_DSR, PROTOCOL_TCP},
-    names::{CALL_AGAIN, CALL_ANSWER, CALL_ENCAP, CALL_ICMP, CALL_NEW_FLOW},
+    names::{CALL_AGAIN, CALL_ANSWER, CALL_ENCAP, CALL_GUARD, CALL_ICMP, CALL_NEW_FLOW},
     next_hop::NextHop,
     tcp_state,
 };
@@ -18,7 +18,7 @@ use crate::{
     encap,
     flow::{self, Flow},
     fragment::{self, Fragment},
-    icmp, log,
+    guard, icmp, log,
     maps::SETTINGS,
     packet::{ETHERNET_LEN, Ipv4, Packet},
     parse::{self, PASS},
@@ -46,8 +46,12 @@ pub fn packet<C: Context>(ctx: &C) -> C::Action {
                 return send(ctx, packet, flow);
             }
         }
-        service::find(&packet.key).ok_or(PASS)?;
-        ctx.continue_with(CALL_NEW_FLOW);
+        let service = service::find(&packet.key).ok_or(PASS)?;
+        ctx.continue_with(if service.guard.is_on == 0 {
+            CALL_NEW_FLOW
+        } else {
+            CALL_GUARD
+        });
         // Nobody knows this service's rules.
         Err(Verdict::Drop(DropReason::HelperFailed))
     })
@@ -69,7 +73,9 @@ pub fn icmp<C: Context>(ctx: &C) -> C::Action {
 #[inline(always)]
 pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
     let (verdict, nth) = judge(ctx, |packet| {
-        admit(packet)?;
+        let admitted = admit(packet);
+        flow::counted::give_back();
+        admitted?;
         // There is no room here for what all packets go through. The first
         // program finds the flow now; should it be gone, the kernel bounds how
         // often this can go on.
@@ -82,6 +88,18 @@ pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
     }
     watch::end(ctx, verdict);
     ctx.action(verdict)
+}
+
+/// Handles a frame to a guarded service that [`packet`] found no flow for.
+#[inline(always)]
+pub fn guard<C: Context>(ctx: &C) -> C::Action {
+    handle(ctx, |packet| {
+        let service = service::find(&packet.key).ok_or(PASS)?;
+        guard::check(packet, service)?;
+        ctx.continue_with(CALL_NEW_FLOW);
+        flow::counted::give_back();
+        Err(Verdict::Drop(DropReason::HelperFailed))
+    })
 }
 
 /// Handles a frame of a flow that is wrapped.

@@ -36,7 +36,11 @@ mod forward;
 #[cfg(target_arch = "bpf")]
 mod fragment;
 #[cfg(target_arch = "bpf")]
+mod guard;
+#[cfg(target_arch = "bpf")]
 mod icmp;
+#[cfg(target_arch = "bpf")]
+mod limit;
 #[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
@@ -109,6 +113,18 @@ mod programs {
     #[classifier]
     pub fn tc_new_flow(ctx: TcContext) -> i32 {
         forward::new_flow(&ctx)
+    }
+
+    /// Limits of new flows at XDP, called before the above.
+    #[xdp]
+    pub fn xdp_guard(ctx: XdpContext) -> u32 {
+        forward::guard(&ctx)
+    }
+
+    /// Limits of new flows at tc, called before the above.
+    #[classifier]
+    pub fn tc_guard(ctx: TcContext) -> i32 {
+        forward::guard(&ctx)
     }
 
     /// Wrapping at XDP, called by the above.

@@ -15,6 +15,10 @@
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
 //! | PORT_RANGES | address, protocol, table → its ranges | agent | programs, sk_lookup | exact match; a range is one entry of SERVICES or STEER |
 //! | SOURCES | source list, prefix → verdict | agent | programs | longest prefix match in one look-up |
+//! | SOURCE_RATES | service, source → token bucket | programs | programs | bounded; the oldest goes first, it is worth the least |
+//! | SOURCE_FLOWS | bucket of a source's hash → flows | programs, agent subtracts flows it ends | programs | array the agent maps: a flow keeps the place it is counted at |
+//! | TAKEN_PLACE | 0 → place in SOURCE_FLOWS | programs | programs | per CPU: from one program to the next it calls |
+//! | HALF_OPEN | service → half-open flows | as above | both | array the agent maps: both count by atomic operations |
 //! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
 //! | SERVICE_STATS, BACKEND_STATS | id → packets, bytes, flows | programs | agent | per CPU: no shared cache line on the hot path |
@@ -42,6 +46,7 @@ use gateway_common::{
     drop_reason::DROP_REASON_SLOTS,
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    limit::SourceId,
     limits,
     names::CALL_SLOTS,
     next_hop::{NEXT_HOPS as NEXT_HOPS_A_CPU, NextHop},
@@ -49,6 +54,7 @@ use gateway_common::{
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     source::SourceKey,
+    source_flows::{self, SourceBucket},
     steer::{SteerKey, SteerValue},
     watch::{Watch, WatchState},
 };
@@ -83,6 +89,20 @@ pub static PORT_RANGES: HashMap<PortRangesKey, PortRanges> =
 
 #[map]
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(limits::MAX_SOURCES, 0);
+
+#[map]
+pub static SOURCE_RATES: LruHashMap<SourceId, u64> =
+    LruHashMap::pinned(limits::MAX_TRACKED_SOURCES, 0);
+
+#[map]
+pub static SOURCE_FLOWS: Array<SourceBucket> =
+    Array::pinned(limits::MAX_TRACKED_SOURCES / source_flows::PLACES, MMAPABLE);
+
+#[map]
+pub static TAKEN_PLACE: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+
+#[map]
+pub static HALF_OPEN: Array<i64> = Array::pinned(limits::MAX_SERVICES + 1, MMAPABLE);
 
 #[map]
 pub static RINGS: Array<RingChunk> = Array::pinned(limits::MAX_RING_CHUNKS, MMAPABLE);

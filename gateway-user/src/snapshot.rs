@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use crate::{
     model::{
-        CertificateId, ClusterId, ForwardingMode, HashPolicy, Health, HttpRule, ListenAddress,
-        LoadBalancing, SourcePrefix, Sources, Transport,
+        CertificateId, ClusterId, FlowLimits, ForwardingMode, HashPolicy, Health, HttpRule,
+        ListenAddress, LoadBalancing, SourcePrefix, Sources, Transport,
     },
     origin::Origin,
 };
@@ -229,6 +229,8 @@ pub struct Service {
     /// Which sources may open flows: the prefixes of [`Sources::prefixes`].
     /// Services with the same share them.
     pub sources: Option<Arc<[SourcePrefix]>>,
+    /// Limits of its new flows.
+    pub limits: FlowLimits,
 }
 
 /// A backend of the kernel's table. A pair of address and forwarding mode has

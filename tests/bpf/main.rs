@@ -15,6 +15,7 @@ mod forward_v4;
 mod forward_v6;
 mod found;
 mod fragments;
+mod guard;
 mod icmp;
 mod lab;
 mod live;

@@ -17,18 +17,21 @@ use gateway_common::{
     counters::{Answers, Count, Stats, VerdictCounter},
     drop_reason::DropReason,
     flow::{FlowKey, FlowRef, FlowSlot, PROTOCOL_TCP},
+    guard::{Guard, NodeLimits},
+    limit::SourceId,
     limits::ANSWERS,
     names,
     port_range::{MAX_PORT_RANGES, PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES},
     service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     source::{NO_SOURCE_LIST, SOURCE_LIST_BITS, SourceKey},
+    source_flows::{self, SourceBucket, Spot},
 };
 
 use crate::lab::Lab;
 
 /// Small maps: a lab is made for each case.
-pub const CAPACITIES: [(&str, u32); 9] = [
+pub const CAPACITIES: [(&str, u32); 12] = [
     (names::MAP_FLOWS, 16_384),
     (names::MAP_FLOW_SLOTS, 8_192),
     (names::MAP_FREE_SLOTS, 8_192),
@@ -38,6 +41,9 @@ pub const CAPACITIES: [(&str, u32); 9] = [
     (names::MAP_SERVICE_STATS, 64),
     (names::MAP_BACKEND_STATS, 64),
     (names::MAP_STEER, 64),
+    (names::MAP_SOURCE_RATES, 64),
+    (names::MAP_SOURCE_FLOWS, 32),
+    (names::MAP_HALF_OPEN, 65),
 ];
 
 /// Entries of a map of [`CAPACITIES`].
@@ -91,6 +97,10 @@ fn set_ports(ebpf: &mut Ebpf, ports: &RangeInclusive<u16>) {
         port_ranges: 0,
         adopts_flows: 0,
         _pad: 0,
+        limits: NodeLimits {
+            source_buckets: capacity(names::MAP_SOURCE_FLOWS),
+            ..NodeLimits::NONE
+        },
     };
     map.set(0, settings, 0).unwrap();
 }
@@ -220,6 +230,7 @@ impl Lab {
             config_generation: 3,
             established_timeout_s: 900,
             source_list: NO_SOURCE_LIST,
+            guard: Guard::NONE,
         };
         change(&mut value);
         let mut services: HashMap<_, ServiceKey, ServiceValue> = self
@@ -341,6 +352,44 @@ impl Lab {
         for key in sources.keys().map(Result::unwrap).collect::<Vec<_>>() {
             sources.remove(&key).unwrap();
         }
+    }
+
+    /// Changes the settings.
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut map: Array<_, Settings> = array(&mut self.ebpf, names::MAP_SETTINGS);
+        let mut settings = map.get(&0, 0).unwrap();
+        change(&mut settings);
+        map.set(0, settings, 0).unwrap();
+    }
+
+    /// Half-open flows at an index.
+    pub fn half_open(&mut self, index: u32) -> i64 {
+        array(&mut self.ebpf, names::MAP_HALF_OPEN)
+            .get(&index, 0)
+            .unwrap()
+    }
+
+    /// Flows of a source.
+    pub fn source_flows(&mut self, source: &SourceId, limits: &NodeLimits) -> u32 {
+        let spot = Spot::of(source, limits.source_key, limits.source_buckets);
+        let map: Array<_, SourceBucket> = array(&mut self.ebpf, names::MAP_SOURCE_FLOWS);
+        spot.flows(&map.get(&spot.bucket, 0).unwrap())
+    }
+
+    /// Gives every place of sources to others.
+    pub fn fill_source_flows(&mut self) {
+        let mut map: Array<_, SourceBucket> = array(&mut self.ebpf, names::MAP_SOURCE_FLOWS);
+        for index in 0..map.len() {
+            let words = std::array::from_fn(|at| (at as u64 + 1) << 32 | 1);
+            map.set(index, SourceBucket { words }, 0).unwrap();
+        }
+    }
+
+    /// Flows of all sources.
+    pub fn all_source_flows(&mut self) -> u32 {
+        let map: Array<_, SourceBucket> = array(&mut self.ebpf, names::MAP_SOURCE_FLOWS);
+        let words = map.iter().flat_map(|bucket| bucket.unwrap().words);
+        words.map(source_flows::flows).sum()
     }
 
     pub fn slot(&mut self, index: u32) -> FlowSlot {

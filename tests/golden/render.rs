@@ -9,10 +9,10 @@ use std::{collections::BTreeMap, fmt::Display, net::IpAddr, time::Duration};
 
 use gateway_user::model::{
     Certificate, CertificateId, Cluster, ClusterId, DirectResponse, Endpoint, EndpointAddress,
-    ForwardingMode, HashPolicy, HeaderEdits, HeaderMatch, HttpAction, HttpDestination, HttpMatch,
-    HttpRule, ListenAddress, Listener, ListenerKind, LoadBalancing, Model, PathRewrite, Redirect,
-    Sources, StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain, TlsSettings, VirtualHost,
-    cluster::DEFAULT_CONNECT_TIMEOUT,
+    FlowLimits, ForwardingMode, HashPolicy, HeaderEdits, HeaderMatch, HttpAction, HttpDestination,
+    HttpMatch, HttpRule, ListenAddress, Listener, ListenerKind, LoadBalancing, Model, PathRewrite,
+    Redirect, Sources, StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain, TlsSettings,
+    VirtualHost, cluster::DEFAULT_CONNECT_TIMEOUT,
 };
 
 /// The whole model: listeners, then clusters, then certificates.
@@ -53,6 +53,7 @@ fn listener(text: &mut Text, listener: &Listener) {
         kind,
         origin,
         sources: from,
+        limits,
     } = listener;
     let address = match address {
         ListenAddress::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -87,6 +88,13 @@ fn listener(text: &mut Text, listener: &Listener) {
         }
     }
     sources(text, from);
+    flow_limits(text, limits);
+}
+
+fn flow_limits(text: &mut Text, limits: &FlowLimits) {
+    if *limits != FlowLimits::default() {
+        text.line(1, format!("limits {limits}"));
+    }
 }
 
 fn sources(text: &mut Text, sources: &Sources) {
@@ -350,6 +358,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         connect_timeout,
         health,
         sources: from,
+        limits,
     } = cluster;
     assert_eq!(key, id, "a cluster stands under another's name");
     let mut line = format!("cluster {id}");
@@ -366,6 +375,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         text.line(1, format!("health {health}"));
     }
     sources(text, from);
+    flow_limits(text, limits);
     if endpoints.is_empty() {
         text.line(1, "no endpoint");
     }

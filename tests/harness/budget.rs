@@ -23,16 +23,18 @@ pub struct Budget {
 }
 
 /// Sorted by name, a line for every program of the object.
-pub const BUDGETS: [Budget; 13] = [
+pub const BUDGETS: [Budget; 15] = [
     budget("sk_steer", 3_600, 120, 450),
     budget("tc_answer", 90_000, 1_500, 512),
     budget("tc_encap", 60_000, 1_500, 512),
+    budget("tc_guard", 75_000, 1_500, 512),
     budget("tc_icmp", 70_000, 1_000, 512),
     budget("tc_ingress", 52_000, 1_500, 400),
     budget("tc_new_flow", 160_000, 2_500, 512),
     budget("tc_watch", 46_000, 1_500, 512),
     budget("xdp_answer", 70_000, 1_500, 512),
     budget("xdp_encap", 60_000, 1_500, 512),
+    budget("xdp_guard", 75_000, 1_500, 512),
     budget("xdp_icmp", 70_000, 1_000, 512),
     budget("xdp_ingress", 50_000, 1_500, 400),
     budget("xdp_new_flow", 160_000, 2_500, 512),

@@ -22,7 +22,7 @@ use gateway_common::{
     udp_state::UDP_ONE_WAY,
 };
 
-use super::{change_state, load_state, ports::Ports, reference, referenced_slot};
+use super::{change_state, counted, load_state, ports::Ports, reference, referenced_slot};
 use crate::{
     aligned::Aligned,
     atomic,
@@ -77,6 +77,8 @@ pub fn create(packet: &Packet, service: &ServiceValue, adopted: bool) -> Result<
         return Err(Verdict::Drop(reason));
     }
 
+    let is_half_open = packet.key.proto == PROTOCOL_TCP && !adopted;
+    counted::begin(claim.slot, service.service_id, is_half_open);
     // SAFETY: the slot is claimed: no other program and not the agent uses it.
     unsafe {
         let slot = claim.slot;
@@ -92,7 +94,7 @@ pub fn create(packet: &Packet, service: &ServiceValue, adopted: bool) -> Result<
         (*slot).config_generation = service.config_generation;
         (*slot).established_timeout_s = service.established_timeout_s;
         (*slot).created_ns = bpf_ktime_get_coarse_ns();
-        (*slot)._reserved = [0; 3];
+        (*slot)._reserved = [0; 2];
         // A full barrier: whoever sees the state sees all that is above.
         atomic::swap(&raw mut (*slot).state, SLOT_ACTIVE);
     }

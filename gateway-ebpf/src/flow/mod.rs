@@ -6,6 +6,7 @@
 //! identity of a flow, its keys and its translation are written only between
 //! the claim of the slot and its activation.
 
+pub mod counted;
 mod create;
 mod ports;
 
@@ -330,8 +331,15 @@ impl Flow {
                 Err(found) => current = found,
             }
         }
+        if reached == current {
+            return;
+        }
+        if reached >= tcp_state::TCP_RESET_UNCONFIRMED {
+            counted::opened(slot);
+        }
         if reached == tcp_state::TCP_CLOSING || reached == tcp_state::TCP_RESET {
             change_state(slot, SLOT_ACTIVE, SLOT_CLOSING);
+            counted::ended(slot);
         }
     }
 }

@@ -19,8 +19,11 @@ use crate::{
     model::{ForwardingMode, HealthDefaults, health},
 };
 
+mod protection;
 #[cfg(test)]
 mod tests;
+
+pub use protection::ProtectionSettings;
 
 /// Settings as written, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -65,6 +68,8 @@ pub struct Bootstrap {
     pub timeouts: Timeouts,
     /// Probes of endpoints.
     pub health: HealthSettings,
+    /// Limits of new flows.
+    pub protection: ProtectionSettings,
 }
 
 /// One source of configuration.
@@ -221,6 +226,7 @@ impl Default for Bootstrap {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             health: HealthSettings::default(),
+            protection: ProtectionSettings::default(),
         }
     }
 }
@@ -411,6 +417,9 @@ impl Bootstrap {
         if !questions.contains(&removed_endpoint) {
             return Err(problem("timeouts.removed_endpoint", "must be 500ms to 1h"));
         }
+        if let Some((key, text)) = bootstrap.protection.problem() {
+            return Err(problem(key, text));
+        }
         if let Some((key, text)) = bootstrap.health.problem() {
             return Err(problem(key, text));
         }
@@ -432,6 +441,7 @@ impl Bootstrap {
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,
             max_sources: self.limits.max_source_prefixes,
+            protection: self.protection.datapath(),
             max_ring_chunks: self.limits.max_ring_chunks,
             tcp_idle: self.timeouts.tcp_flow,
             udp_idle: self.timeouts.udp_flow,

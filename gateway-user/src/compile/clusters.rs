@@ -82,6 +82,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         connect_timeout,
         health,
         sources,
+        limits: _,
     } = cluster;
     // A probed one comes first among equals, so that it is the one kept.
     let mut all: Vec<(SocketAddr, bool, u32)> = configured

@@ -6,9 +6,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use super::{DnsAnswers, Observed, compile, dns_names, probe_targets};
 use crate::{
     model::{
-        Cluster, ClusterId, Endpoint, EndpointAddress, ForwardingMode, HashPolicy, Health,
-        HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind, LoadBalancing, Model,
-        Probe, ProbeProtocol, Sources, TcpDestination, TcpRoute, TlsAction, TlsChain,
+        Cluster, ClusterId, Endpoint, EndpointAddress, FlowLimits, ForwardingMode, HashPolicy,
+        Health, HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind, LoadBalancing,
+        Model, Probe, ProbeProtocol, Sources, TcpDestination, TcpRoute, TlsAction, TlsChain,
     },
     origin::Origin,
     snapshot::{ListenKey, ListenerTable, Snapshot},
@@ -31,6 +31,7 @@ fn cluster(name: &str, endpoints: &[EndpointAddress]) -> Cluster {
         connect_timeout: Duration::from_secs(1),
         health: None,
         sources: Sources::everyone(),
+        limits: FlowLimits::default(),
     }
 }
 
@@ -55,6 +56,7 @@ fn forwarded(port: u16, name: &str) -> Listener {
         kind: ListenerKind::Forward(route(name)),
         origin: Origin::new("test.yaml", 1),
         sources: Sources::everyone(),
+        limits: FlowLimits::default(),
     }
 }
 
@@ -137,6 +139,7 @@ fn chains_are_found_by_exact_name_then_suffix_then_default() {
         ]),
         origin: Origin::new("test.yaml", 1),
         sources: Sources::everyone(),
+        limits: FlowLimits::default(),
     };
     let model = model(vec![cluster("a.test", &[])], vec![listener]);
     let (snapshot, _) = compile(&model, &Observed::default(), &Snapshot::default());

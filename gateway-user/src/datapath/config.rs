@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the operator decides about the kernel side.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
-use gateway_common::{limits, tcp_state, udp_state};
+use gateway_common::{guard::NodeLimits, limit::SourceMask, limits, tcp_state, udp_state};
 
-use crate::model::ForwardingMode;
+use crate::model::{FlowLimits, ForwardingMode};
 
 /// Settings of the datapath, from the bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub struct DatapathConfig {
     pub udp_idle: Duration,
     /// Between two questions to an endpoint that was removed and has flows.
     pub removed_endpoint: Duration,
+    /// Limits of new flows.
+    pub protection: Protection,
     /// Seed of the flow hash; nodes that share a VIP need the same.
     pub hash_seed: u32,
 }
@@ -69,7 +77,54 @@ impl Default for DatapathConfig {
             tcp_idle: Duration::from_secs(tcp_state::ESTABLISHED_TIMEOUT_S as u64),
             udp_idle: Duration::from_secs(udp_state::TWO_WAY_TIMEOUT_S as u64),
             removed_endpoint: Duration::from_secs(5),
+            protection: Protection::default(),
             hash_seed: 0x51_1c_e0_01,
+        }
+    }
+}
+
+/// Limits of new flows: those of the node, and of services that have none of
+/// their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// Where a service says nothing.
+    pub defaults: FlowLimits,
+    /// Leading bits of an IPv4 address that make a source, 0 to 32.
+    pub source_prefix_v4: u8,
+    /// The same of an IPv6 address, 0 to 128.
+    pub source_prefix_v6: u8,
+    /// Half-open flows of the node; 0 without a limit.
+    pub max_half_open: u32,
+    /// Sources whose flows are counted at once.
+    pub max_tracked_sources: u32,
+}
+
+impl Protection {
+    /// What the programs need of it. The key of sources stays what it is once
+    /// there is one: counts are found by it.
+    pub fn node_limits(&self, source_key: [u64; 2], source_buckets: u32) -> NodeLimits {
+        let random = || RandomState::new().build_hasher().finish();
+        NodeLimits {
+            source_key: match source_key {
+                [0, 0] => [random(), random()],
+                key => key,
+            },
+            source_mask: SourceMask::new(self.source_prefix_v4, self.source_prefix_v6),
+            source_buckets,
+            max_half_open: self.max_half_open,
+            _pad: 0,
+        }
+    }
+}
+
+impl Default for Protection {
+    fn default() -> Self {
+        Self {
+            defaults: FlowLimits::default(),
+            source_prefix_v4: 32,
+            source_prefix_v6: 64,
+            max_half_open: 0,
+            max_tracked_sources: limits::MAX_TRACKED_SOURCES,
         }
     }
 }

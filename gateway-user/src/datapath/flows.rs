@@ -195,6 +195,7 @@ impl Sweeper {
     ) -> Result<(), DatapathError> {
         // DEAD: no program writes keys or generation any more.
         let flow = slot.copy();
+        maps.counts.subtract(slot, flow.service_id);
         let own = |found: FlowRef| (found.slot, found.generation) == (index, flow.generation);
         for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
             let key = flow.dir[direction as usize].key;
@@ -217,10 +218,11 @@ impl Sweeper {
     }
 
     /// For reports.
-    pub fn report(&self, capacity: u32, gone: GoneCounts) -> FlowTableReport {
+    pub fn report(&self, maps: &Maps, gone: GoneCounts) -> FlowTableReport {
         FlowTableReport {
-            capacity,
+            capacity: maps.slots.len(),
             last_sweep: self.last,
+            half_open: maps.counts.half_open(),
             removed: self.removed,
             reset_endpoint_gone: gone.reset,
             released_endpoint_gone: gone.released,

@@ -7,25 +7,27 @@ use gateway_common::{
     counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    limit::SourceId,
     names::{
         MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DECISIONS, MAP_DROPS, MAP_FLOW_SLOTS,
-        MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_INTERFACE_DROPS, MAP_NEXT_HOPS,
-        MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
-        MAP_SOURCES, MAP_STEER, MAP_TC_CALLS, MAP_VERDICTS, MAP_WATCH, MAP_WATCH_STATE,
-        MAP_XDP_CALLS,
+        MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_HALF_OPEN, MAP_INTERFACE_DROPS,
+        MAP_NEXT_HOPS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS,
+        MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER, MAP_TAKEN_PLACE,
+        MAP_TC_CALLS, MAP_VERDICTS, MAP_WATCH, MAP_WATCH_STATE, MAP_XDP_CALLS,
     },
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     source::SOURCE_ENTRY_KEY_SIZE,
+    source_flows::SourceBucket,
     steer::{SteerKey, SteerValue},
     watch::{Watch, WatchState},
 };
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 24] {
+pub fn layout() -> [(&'static str, u32, u32); 28] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -37,6 +39,10 @@ pub fn layout() -> [(&'static str, u32, u32); 24] {
         of::<u32, NextHop>(MAP_NEXT_HOPS),
         of::<ServiceKey, ServiceValue>(MAP_SERVICES),
         of::<PortRangesKey, PortRanges>(MAP_PORT_RANGES),
+        of::<SourceId, u64>(MAP_SOURCE_RATES),
+        of::<u32, SourceBucket>(MAP_SOURCE_FLOWS),
+        of::<u32, u32>(MAP_TAKEN_PLACE),
+        of::<u32, i64>(MAP_HALF_OPEN),
         (MAP_SOURCES, SOURCE_ENTRY_KEY_SIZE, 4),
         of::<u32, RingChunk>(MAP_RINGS),
         of::<u32, Backend>(MAP_BACKENDS),

@@ -12,8 +12,10 @@ use gateway_common::{
     limits::{MAX_SOCKETS, MAX_STEERED},
     names::{
         CALLED, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
-        MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_SOURCES, MAP_STEER,
+        MAP_HALF_OPEN, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_SOURCE_FLOWS,
+        MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER,
     },
+    source_flows::PLACES,
 };
 
 use crate::datapath::{DatapathConfig, DatapathError, fault, layout, object};
@@ -141,6 +143,9 @@ fn size(config: &DatapathConfig, name: &str) -> Option<u32> {
         MAP_FLOWS => Some(config.max_flows.saturating_mul(2)),
         MAP_SERVICES | MAP_SERVICE_STATS => Some(config.max_services),
         MAP_BACKENDS | MAP_BACKEND_STATS => Some(config.max_backends),
+        MAP_HALF_OPEN => Some(config.max_services.saturating_add(1)),
+        MAP_SOURCE_RATES => Some(config.protection.max_tracked_sources),
+        MAP_SOURCE_FLOWS => Some(config.protection.max_tracked_sources.div_ceil(PLACES)),
         MAP_SOURCES => Some(config.max_sources),
         MAP_RINGS => Some(config.max_ring_chunks),
         MAP_STEER => Some(MAX_STEERED),

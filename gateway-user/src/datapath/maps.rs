@@ -16,8 +16,8 @@ use gateway_common::{
     counters::{Count, Stats},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
-        MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS,
-        MAP_SOURCES, MAP_STEER, MAP_VERDICTS,
+        MAP_HALF_OPEN, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS,
+        MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCES, MAP_STEER, MAP_VERDICTS,
     },
     port_range::{PortRanges, PortRangesKey},
     service::{ServiceKey, ServiceValue},
@@ -28,6 +28,7 @@ use gateway_common::{
 use crate::{
     datapath::{
         DatapathError, Destination,
+        counts::Counts,
         flow_keys::FlowKeys,
         keys,
         ranges::{Ranges, RangesOf},
@@ -52,6 +53,8 @@ pub struct Maps {
     sockets: SockMap<MapData>,
     /// FLOWS.
     pub flows: FlowKeys,
+    /// HALF_OPEN and SOURCE_FLOWS as memory.
+    pub counts: Counts,
     /// SOURCES.
     pub sources: SourceMap,
     /// FLOW_SLOTS as memory.
@@ -81,6 +84,7 @@ impl Maps {
             steer: typed(ebpf, MAP_STEER)?,
             sockets: typed(ebpf, MAP_SOCKETS)?,
             flows: FlowKeys::new(data(ebpf, MAP_FLOWS)?)?,
+            counts: Counts::new(&data(ebpf, MAP_HALF_OPEN)?, &data(ebpf, MAP_SOURCE_FLOWS)?)?,
             sources: SourceMap::take(take(ebpf, MAP_SOURCES)?)?,
             slots: FlowSlots::new(slots.fd().as_fd(), entries(&slots, MAP_FLOW_SLOTS)?)
                 .map_err(failed(MAP_FLOW_SLOTS, "map into memory", "all"))?,

@@ -22,6 +22,8 @@ mod audit;
 #[cfg(feature = "ebpf")]
 mod bpffs;
 pub mod config;
+#[cfg(feature = "ebpf")]
+mod counts;
 pub mod destination;
 #[cfg(feature = "ebpf")]
 mod detach;
@@ -103,7 +105,7 @@ mod watch;
 
 #[cfg(not(feature = "ebpf"))]
 pub use absent::{Datapath, Watcher, check as check_exclusive, detach, probe, trace};
-pub use config::{AttachMode, DatapathConfig};
+pub use config::{AttachMode, DatapathConfig, Protection};
 pub use destination::Destination;
 #[cfg(feature = "ebpf")]
 pub use detach::detach;

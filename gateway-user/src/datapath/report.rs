@@ -176,6 +176,8 @@ pub struct FlowTableReport {
     pub capacity: u32,
     /// The last whole round.
     pub last_sweep: Swept,
+    /// Connections whose handshake is not over, now.
+    pub half_open: u32,
     /// Flows removed since start, for whatever cause.
     pub removed: u64,
     /// Connections reset on both sides since start, because their endpoint was

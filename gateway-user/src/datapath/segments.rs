@@ -177,7 +177,9 @@ mod tests {
             config_generation: 0,
             established_timeout_s: 0,
             created_ns: 0,
-            _reserved: [0; 3],
+            source_place: 0,
+            half_open: 0,
+            _reserved: [0; 2],
             dir: [to_backend, to_client],
         }
     }

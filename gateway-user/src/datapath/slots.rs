@@ -18,6 +18,7 @@ use gateway_common::{
     flow::{FlowDirection, FlowSlot},
     maglev::{chunk_of, chunks_for},
     service::{RING_CHUNK_IDS, RingChunk},
+    source_flows::NO_PLACE,
 };
 
 use crate::datapath::fault;
@@ -26,7 +27,7 @@ use crate::datapath::fault;
 /// CPU, so that nothing in it may be borrowed as plain data: fields are read
 /// and written one by one, as volatile or atomic values.
 #[derive(Debug)]
-struct Mapping<T> {
+pub(super) struct Mapping<T> {
     start: NonNull<T>,
     length: u32,
 }
@@ -41,7 +42,7 @@ impl<T> Mapping<T> {
     /// Maps `length` values of type `T` of the array map behind `fd`, from
     /// `first` on (the caller has checked type and length with the kernel;
     /// `first` is at the start of a page).
-    fn new(fd: BorrowedFd<'_>, first: u32, length: u32) -> io::Result<Self> {
+    pub(super) fn new(fd: BorrowedFd<'_>, first: u32, length: u32) -> io::Result<Self> {
         // The kernel lays values out 8 bytes aligned without gaps between.
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         // SAFETY: a new mapping at an address the kernel chooses touches no
@@ -68,7 +69,7 @@ impl<T> Mapping<T> {
     }
 
     /// A pointer to the value at `index`; none beyond the end.
-    fn value(&self, index: u32) -> Option<NonNull<T>> {
+    pub(super) fn value(&self, index: u32) -> Option<NonNull<T>> {
         if index >= self.length {
             return None;
         }
@@ -228,6 +229,23 @@ impl Slot {
                 (&raw const (*to_backend).new_dst_port_be).read_volatile(),
             )
         }
+    }
+
+    /// Takes away what counts the flow: whether it counted as half-open, and its
+    /// place among the flows of its source.
+    pub fn take_counts(&self) -> (bool, u32) {
+        let slot = self.slot.as_ptr();
+        // SAFETY: as in `state_cell`, for two other words of the slot.
+        let (half_open, place) = unsafe {
+            (
+                AtomicU32::from_ptr(&raw mut (*slot).half_open),
+                AtomicU32::from_ptr(&raw mut (*slot).source_place),
+            )
+        };
+        (
+            half_open.swap(0, Ordering::AcqRel) != 0,
+            place.swap(NO_PLACE, Ordering::AcqRel),
+        )
     }
 
     /// `tcp_state`, service's timeout (seconds) and time of creation (ns).

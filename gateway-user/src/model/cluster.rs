@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::model::{Health, Sources};
+use crate::model::{FlowLimits, Health, Sources};
 
 /// Names a cluster: host, port and subset of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,8 @@ pub struct Cluster {
     pub health: Option<Health>,
     /// Clients for whom it is; connections and requests of others are refused.
     pub sources: Sources,
+    /// Limits of the new flows of forwarded listeners that lead to it.
+    pub limits: FlowLimits,
 }
 
 /// One address of a cluster.

@@ -4,7 +4,7 @@
 use std::{fmt, net::IpAddr};
 
 use crate::{
-    model::{CertificateId, HostPattern, Sources, TcpRoute, VirtualHost},
+    model::{CertificateId, FlowLimits, HostPattern, Sources, TcpRoute, VirtualHost},
     origin::Origin,
 };
 
@@ -62,6 +62,8 @@ pub struct Listener {
     pub origin: Origin,
     /// Who may connect; others are refused before anything is read.
     pub sources: Sources,
+    /// Limits of its new flows, when it is forwarded.
+    pub limits: FlowLimits,
 }
 
 impl Listener {

@@ -6,7 +6,7 @@ use crate::{
     diagnostic::Reason,
     resource::{Meta, Object},
     translate::{
-        Context, Findings, health,
+        Context, Findings, flow_limits, health,
         istio::{FORWARDING, PORT_RANGES},
         list, sources,
     },
@@ -22,9 +22,10 @@ pub fn check(context: &mut Context<'_>) {
         .iter()
         .chain(health::KEYS)
         .chain(sources::KEYS)
+        .chain(flow_limits::KEYS)
         .copied()
         .collect();
-    let gateway = [&[PORT_RANGES][..], sources::KEYS].concat();
+    let gateway = [&[PORT_RANGES][..], sources::KEYS, flow_limits::KEYS].concat();
     unknown(context, &resources.gateways, "Gateway", &gateway);
     unknown(
         context,
@@ -65,7 +66,8 @@ fn unknown<T, O: AsRef<Object<T>>>(
     for meta in objects.iter().map(|object| &object.as_ref().meta) {
         for key in meta.annotations.keys() {
             let (base, _) = split(key);
-            let base = if health::KEYS.contains(&base) || sources::KEYS.contains(&base) {
+            let with_ports = [health::KEYS, sources::KEYS, flow_limits::KEYS];
+            let base = if with_ports.iter().any(|keys| keys.contains(&base)) {
                 base
             } else {
                 key

@@ -11,6 +11,7 @@
 //! | file | job |
 //! |---|---|
 //! | `annotations` | annotations of this gateway that it does not know |
+//! | `flow_limits` | annotations that limit new flows |
 //! | `sources` | annotations that say which client addresses may connect |
 //! | `health` | annotations that say how endpoints are probed |
 //! | `hosts` | `[namespace/]host`, short names, visibility |
@@ -30,6 +31,7 @@ mod annotations;
 mod certificates;
 mod duration;
 mod endpoints;
+mod flow_limits;
 mod health;
 mod hosts;
 mod istio;

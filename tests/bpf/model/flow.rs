@@ -26,7 +26,11 @@ use gateway_common::{
     udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
 
-use super::parse::{Transport, Tuple};
+use super::{
+    limits::Counts,
+    parse::{Transport, Tuple},
+    source::Prefix,
+};
 
 /// Index of a direction in [`Slot::dir`].
 pub const TO_BACKEND: usize = 0;
@@ -46,6 +50,9 @@ pub struct Slot {
     pub backend_id: u32,
     pub config_generation: u32,
     pub timeout_s: u32,
+    /// Whether it counts as half-open, and the source whose it counts as.
+    pub half_open: bool,
+    pub source: Option<(u32, Prefix)>,
     /// Nothing in a slot that no flow of ours was in.
     pub dir: Vec<Direction>,
 }
@@ -62,6 +69,8 @@ impl Slot {
             backend_id: 0,
             config_generation: 0,
             timeout_s: 0,
+            half_open: false,
+            source: None,
             dir: Vec::new(),
         }
     }
@@ -108,6 +117,7 @@ pub struct Table {
     pub keys: HashMap<Tuple, Reference>,
     /// Indices of free slots, the next one first; the list may be wrong.
     pub free: VecDeque<u32>,
+    pub counts: Counts,
 }
 
 impl Table {
@@ -189,6 +199,7 @@ impl Table {
         if ended && slot.state == SLOT_ACTIVE {
             slot.state = SLOT_CLOSING;
         }
+        self.counts.follow(slot, ended);
         slot
     }
 
@@ -248,6 +259,8 @@ impl Table {
                     backend_id,
                     config_generation: service.config_generation,
                     timeout_s: service.established_timeout_s,
+                    half_open: false,
+                    source: None,
                     dir: vec![
                         direction(original, reply.reversed()),
                         direction(reply, original.reversed()),

@@ -11,7 +11,7 @@
 //! # How to extend it
 //!
 //! Each step of a packet's way has a file: [`parse`], [`fragment`], [`flow`],
-//! [`service`], [`rewrite`], [`icmp`], [`route`]. A step returns what the next one
+//! [`service`], [`source`], [`limits`], [`rewrite`], [`icmp`], [`route`]. A step returns what the next one
 //! needs, or the [`Fate`] that ends the packet's way; [`Model::forward`] and
 //! [`icmp::translate`] name them in order. For something new:
 //!
@@ -29,6 +29,7 @@ pub mod checksum;
 pub mod flow;
 pub mod fragment;
 mod icmp;
+pub mod limits;
 pub mod parse;
 mod rewrite;
 pub mod route;
@@ -194,11 +195,9 @@ impl Model {
         if !transport.opens() {
             return Err(Fate::Pass(VerdictCounter::NoFlow));
         }
-        let created = if self.takes(&service, transport.tuple.src.ip()) {
-            self.create(transport, &service)
-        } else {
-            Err(DropReason::SourceDenied)
-        };
+        let created = self
+            .admits(&service, transport)
+            .and_then(|()| self.create(transport, &service));
         let stats = self.service_stats.entry(service.service_id).or_default();
         match created {
             Ok(_) => stats.flows += 1,
@@ -220,7 +219,10 @@ impl Model {
             .create(slot, transport, service, (id, &backend), &self.settings);
         let stats = self.backend_stats.entry(id).or_default();
         match created {
-            Ok(_) => stats.flows += 1,
+            Ok(_) => {
+                stats.flows += 1;
+                self.count(slot, service, transport);
+            }
             Err(_) => stats.refused += 1,
         }
         created

@@ -4,7 +4,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use gateway_common::{service::ServiceValue, source::NO_SOURCE_LIST};
+use gateway_common::{addr::Addr16, service::ServiceValue, source::NO_SOURCE_LIST};
 
 use super::Model;
 
@@ -22,6 +22,15 @@ impl Prefix {
         Self {
             first: number(address) & !rest,
             bits,
+        }
+    }
+}
+
+impl From<Prefix> for Addr16 {
+    /// Its first address.
+    fn from(prefix: Prefix) -> Self {
+        Self {
+            bytes: prefix.first.to_be_bytes(),
         }
     }
 }

@@ -9,6 +9,8 @@ use gateway_common::{
     drop_reason::{DROP_REASON_SLOTS, DropReason},
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    guard::{HALF_OPEN_NODE, half_open_index},
+    limit::SourceId,
     names,
     tcp_state::{FLAG_FIN, FLAG_RST, FLAG_SYN},
 };
@@ -182,6 +184,7 @@ pub fn state(lab: &mut Lab, model: &Model) -> Result<(), String> {
     keys(lab, model)?;
     free_list(lab, model)?;
     fragments(lab, model)?;
+    counts(lab, model)?;
     let services = &model.service_stats;
     let backends = &model.backend_stats;
     for (name, stats) in [
@@ -311,6 +314,30 @@ fn keys(lab: &Lab, model: &Model) -> Result<(), String> {
         )?;
     }
     same("keys", &model.flows.keys.len(), &lab.flow_keys())
+}
+
+/// What limits count. That a place is of a source that has none left is no
+/// matter.
+fn counts(lab: &mut Lab, model: &Model) -> Result<(), String> {
+    let counts = &model.flows.counts;
+    let all = counts.all_half_open();
+    same("half-open", &i64::from(all), &lab.half_open(HALF_OPEN_NODE))?;
+    for (&service, &expected) in &counts.half_open {
+        let actual = lab.half_open(half_open_index(service));
+        let what = format!("half-open of service {service}");
+        same(&what, &i64::from(expected), &actual)?;
+    }
+    let mut found = 0;
+    for (&(service_id, prefix), &expected) in &counts.of_source {
+        let source = SourceId {
+            addr: prefix.into(),
+            service_id,
+        };
+        let actual = lab.source_flows(&source, &model.settings.limits);
+        same(&format!("flows of {prefix}"), &expected, &actual)?;
+        found += expected;
+    }
+    same("flows of all sources", &found, &lab.all_source_flows())
 }
 
 /// Takes the whole list, which the next map state fills again.

@@ -12,12 +12,14 @@ use gateway_common::{
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey, RANGES_OF_SERVICES},
     service::{RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue},
+    source_flows::SourceBucket,
 };
 
 use super::world::{SLOTS, World};
 use crate::{
     lab::{Hook, Lab},
-    model::{Model, flow, fragment},
+    maps::capacity,
+    model::{Model, flow, fragment, limits::Counts},
 };
 
 impl World {
@@ -48,6 +50,7 @@ impl World {
                     .collect(),
                 keys: self.keys.iter().copied().collect(),
                 free: self.free.iter().copied().collect(),
+                counts: Counts::default(),
             },
             fragments: fragment::Seen {
                 packets: self.fragments.iter().copied().collect(),
@@ -163,6 +166,16 @@ impl World {
             ranges.remove(&key).unwrap();
         }
         lab.clear_sources();
+        array(
+            lab,
+            names::MAP_HALF_OPEN,
+            (0..capacity(names::MAP_HALF_OPEN)).map(|index| (index, 0_i64)),
+        );
+        array(
+            lab,
+            names::MAP_SOURCE_FLOWS,
+            (0..capacity(names::MAP_SOURCE_FLOWS)).map(|index| (index, SourceBucket::default())),
+        );
         while lab.pop_free_slot().is_some() {}
         // Whatever is there: the two may have disagreed.
         let _ = model;

@@ -206,10 +206,11 @@ impl Bench {
 
 /// Names of drop reasons that no packet of these sequences can meet: there is
 /// no socket, no helper fails, and one was retired.
-const UNREACHED: [DropReason; 3] = [
+const UNREACHED: [DropReason; 4] = [
     DropReason::Fragment,
     DropReason::HelperFailed,
     DropReason::NoSocket,
+    DropReason::SourceRate,
 ];
 /// Verdicts likewise.
 const UNGIVEN: [VerdictCounter; 2] = [VerdictCounter::Steered, VerdictCounter::FlowAdopted];

@@ -13,6 +13,8 @@ use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_DNAT, FORWARD_SNAT},
     flow::{PROTOCOL_TCP, PROTOCOL_UDP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE},
+    guard::{Guard, NodeLimits},
+    limit::SourceMask,
     names,
     service::{
         HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS, RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue,
@@ -115,6 +117,43 @@ fn random_sources(random: &mut Rng) -> BTreeMap<(u32, Prefix), bool> {
     sources
 }
 
+/// Limits of the node.
+fn random_limits(random: &mut Rng) -> NodeLimits {
+    NodeLimits {
+        source_key: [random.u64(..), random.u64(..)],
+        source_mask: SourceMask::new(
+            *random.choice(&[0, 24, 31, 32]).unwrap(),
+            *random.choice(&[0, 64, 127, 128]).unwrap(),
+        ),
+        source_buckets: capacity(names::MAP_SOURCE_FLOWS),
+        max_half_open: if chance(random, 4) {
+            random.u32(1..20)
+        } else {
+            0
+        },
+        _pad: 0,
+    }
+}
+
+/// Limits of a service, mostly none. Rates depend on time: `guard` has them.
+fn random_guard(random: &mut Rng, settings: &Settings) -> Guard {
+    let mut limit = |odds: u32, most: u32| {
+        if chance(random, odds) {
+            random.u32(1..most)
+        } else {
+            0
+        }
+    };
+    let mut guard = Guard {
+        source_flows: limit(5, 5),
+        half_open: limit(5, 8),
+        ..Guard::NONE
+    };
+    let is_on = guard != Guard::NONE || settings.limits.max_half_open != 0;
+    guard.is_on = u32::from(is_on);
+    guard
+}
+
 /// A map state.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -196,6 +235,7 @@ impl World {
                 port_ranges: 0,
                 adopts_flows: 0,
                 _pad: 0,
+                limits: random_limits(random),
             },
             services: Vec::new(),
             rings: BTreeMap::new(),
@@ -316,6 +356,7 @@ impl World {
             } else {
                 NO_SOURCE_LIST
             },
+            guard: random_guard(random, &self.settings),
         };
         self.services.push((key, value));
     }

@@ -16,7 +16,10 @@ use crate::{
         maglev::{self, Seed},
         sources,
     },
-    model::{ClusterId, ListenAddress, ListenerKind, Model, SourcePrefix, Sources, TcpRoute},
+    model::{
+        ClusterId, FlowLimits, ListenAddress, Listener, ListenerKind, Model, SourcePrefix, Sources,
+        TcpRoute,
+    },
     snapshot::{BackendTarget, Cluster, ListenKey, Service, Snapshot},
 };
 
@@ -37,6 +40,7 @@ struct Forwarded<'a> {
     unused: BTreeSet<SocketAddr>,
     /// Whose flows are taken.
     sources: Sources,
+    limits: FlowLimits,
 }
 
 /// The first port of a range. Endpoints on it are reached on the port the
@@ -65,6 +69,7 @@ impl<'a> Forwarded<'a> {
         route: &'a TcpRoute,
         key: &ListenKey,
         sources: Sources,
+        limits: FlowLimits,
         clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
     ) -> Self {
         let kept = KeptPort::of(key);
@@ -85,6 +90,7 @@ impl<'a> Forwarded<'a> {
             shares,
             unused,
             sources,
+            limits,
         }
     }
 }
@@ -111,7 +117,8 @@ pub fn services(
                     transport: listener.transport(),
                 };
                 let sources = sources(listener, clusters);
-                Some((key, Forwarded::new(route, &key, sources, clusters)))
+                let limits = limits(listener, route, model);
+                Some((key, Forwarded::new(route, &key, sources, limits, clusters)))
             }
             ListenerKind::Tls(_) | ListenerKind::PlainHttp(_) => None,
         })
@@ -130,6 +137,7 @@ pub fn services(
                 shares,
                 unused,
                 sources,
+                limits,
             } = forwarded;
             let target = |address: &SocketAddr| BackendTarget {
                 address: *address,
@@ -157,6 +165,7 @@ pub fn services(
                 standby: standby.into(),
                 ring,
                 sources: lists.list(sources),
+                limits: *limits,
             };
             let service = match previous.services.get(key) {
                 Some(old) if **old == service => Arc::clone(old),
@@ -170,6 +179,15 @@ pub fn services(
         .map(|(target, id)| (id, target))
         .collect();
     (services, backends)
+}
+
+/// The limits of a listener and of all that its route leads to.
+fn limits(listener: &Listener, route: &TcpRoute, model: &Model) -> FlowLimits {
+    let ids = route.destinations.iter().map(|to| &to.cluster);
+    ids.filter_map(|id| model.clusters.get(id))
+        .fold(listener.limits, |all, cluster| {
+            all.strictest(cluster.limits)
+        })
 }
 
 /// The endpoints of a route with their shares of its connections: the share of

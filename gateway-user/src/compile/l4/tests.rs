@@ -11,7 +11,7 @@ use std::{
 use super::services;
 use crate::{
     model::{
-        ClusterId, ForwardingMode, HashPolicy, ListenAddress, Listener, ListenerKind,
+        ClusterId, FlowLimits, ForwardingMode, HashPolicy, ListenAddress, Listener, ListenerKind,
         LoadBalancing, Model, Sources, TcpDestination, TcpRoute,
     },
     origin::Origin,
@@ -72,6 +72,7 @@ fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snaps
             kind: ListenerKind::Forward(route),
             origin: Origin::new("test.yaml", 1),
             sources: Sources::everyone(),
+            limits: FlowLimits::default(),
         });
     }
     let (services, backends) = services(&model, &clusters, previous);

@@ -40,6 +40,7 @@ impl Datapath {
             addresses: self.addresses.clone(),
             routes,
             forwarding: self.config.forwarding,
+            protection: self.config.protection.clone(),
             sockets: self.sockets,
             tcp_idle: self.config.tcp_idle,
             udp_idle: self.config.udp_idle,

@@ -6,17 +6,11 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{BorrowedFd, OwnedFd},
-    sync::Arc,
 };
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use gateway_common::{
-    backend::{FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT},
-    service::HASH_SOURCE_ADDRESS,
-    settings::Settings,
-    steer::SteerValue,
-};
+use gateway_common::{settings::Settings, steer::SteerValue};
 
 use crate::{
     datapath::{
@@ -41,10 +35,10 @@ use crate::{
         tables::Desired,
         vips,
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress},
-    snapshot::{BackendTarget, ListenKey, Service, Snapshot},
+    snapshot::Snapshot,
 };
 
+mod adopted;
 mod catch_up;
 mod neighbours;
 #[cfg(test)]
@@ -129,6 +123,9 @@ impl Datapath {
             port_ranges: found.port_ranges,
             adopts_flows: u32::from(config.shared_vips),
             _pad: 0,
+            limits: config
+                .protection
+                .node_limits(found.limits.source_key, maps.counts.source_buckets()),
         };
         change("write", "the settings")?;
         maps.set_settings(settings)?;
@@ -196,60 +193,6 @@ impl Datapath {
             datapath.warn(warning);
         }
         Ok(datapath)
-    }
-
-    /// What the kernel serves already, as a snapshot whose ids and number the
-    /// first compilation goes on from. Without it, ids that change hands refuse flows for a
-    /// moment while the first snapshot is applied.
-    pub fn adopted(&self) -> Snapshot {
-        let mut services: BTreeMap<ListenKey, Arc<Service>> = BTreeMap::new();
-        for (destination, installed) in &self.state.services {
-            let value = &installed.value;
-            let mut shares: BTreeMap<u32, u32> = BTreeMap::new();
-            for id in installed.ring.iter() {
-                *shares.entry(*id).or_default() += 1;
-            }
-            let timeout = u64::from(value.established_timeout_s);
-            let service = Service {
-                id: value.service_id,
-                hash_policy: if value.hash_policy == HASH_SOURCE_ADDRESS {
-                    HashPolicy::SourceAddress
-                } else {
-                    HashPolicy::FiveTuple
-                },
-                forwarding: ForwardingMode::Auto,
-                idle_timeout: (timeout > 0).then(|| std::time::Duration::from_secs(timeout)),
-                members: shares.into_iter().collect(),
-                standby: Arc::default(),
-                ring: Arc::clone(&installed.ring),
-                sources: None,
-            };
-            let key = ListenKey {
-                address: ListenAddress::Ip(destination.ip()),
-                port: destination.address.port(),
-                last_port: destination.last_port,
-                transport: destination.transport,
-            };
-            services.insert(key, Arc::new(service));
-        }
-        let backends = self.state.backends.iter().map(|(id, backend)| {
-            let target = BackendTarget {
-                address: stats::socket_addr(backend.addr, backend.port_be),
-                forwarding: match backend.forwarding {
-                    FORWARD_DNAT => ForwardingMode::Dnat,
-                    FORWARD_SNAT => ForwardingMode::Snat,
-                    FORWARD_DSR => ForwardingMode::Dsr,
-                    _ => ForwardingMode::Auto,
-                },
-            };
-            (*id, target)
-        });
-        Snapshot {
-            services,
-            generation: u64::from(self.state.settings.config_generation),
-            backends: backends.collect(),
-            ..Snapshot::default()
-        }
     }
 
     /// Puts the agent's listening sockets, one per worker thread, where steered
@@ -367,9 +310,7 @@ impl Datapath {
                 .unwrap_or_default(),
             steered: self.state.steer.len(),
             proxied: self.proxied.clone(),
-            flows: self
-                .sweeper
-                .report(self.maps.slots.len(), self.gone.counts()),
+            flows: self.sweeper.report(&self.maps, self.gone.counts()),
             warnings,
         }
     }

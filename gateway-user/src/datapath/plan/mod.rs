@@ -405,6 +405,7 @@ fn services(
             config_generation: wanted.generation,
             established_timeout_s: entry.established_timeout_s,
             source_list,
+            guard: entry.guard,
         };
         let unchanged = state.services.get(destination).is_some_and(|old| {
             ServiceValue {

@@ -165,7 +165,7 @@ mod tests {
         sync::Arc,
     };
 
-    use gateway_common::service::ServiceValue;
+    use gateway_common::{guard::Guard, service::ServiceValue};
 
     use crate::{
         datapath::{
@@ -196,6 +196,7 @@ mod tests {
                 hash_policy: 0,
                 established_timeout_s: 0,
                 sources: (*sources).clone(),
+                guard: Guard::NONE,
             };
             (destination(*port), entry)
         };

@@ -10,6 +10,7 @@ use std::{
 use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_SNAT, NO_BACKEND},
+    guard::{Guard, NodeLimits},
     service::RING_CHUNK_IDS,
     settings::Settings,
     steer::SteerValue,
@@ -36,6 +37,7 @@ pub(super) const SETTINGS: Settings = Settings {
     port_ranges: 0,
     adopts_flows: 0,
     _pad: 0,
+    limits: NodeLimits::NONE,
 };
 
 fn destination(port: u16) -> Destination {
@@ -65,6 +67,7 @@ fn wanted(generation: u32, services: &[(u16, &[u32])], backends: &[(u32, u8)]) -
                     hash_policy: 0,
                     established_timeout_s: 0,
                     sources: None,
+                    guard: Guard::NONE,
                 };
                 (destination(*port), entry)
             })

@@ -12,6 +12,7 @@ use std::{
 use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT, NO_BACKEND},
+    guard::Guard,
     limits::MAX_PORT_RANGE_KEYS,
     port_range::MAX_PORT_RANGES,
     service::{HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS},
@@ -22,7 +23,7 @@ use gateway_common::{
 
 use crate::{
     datapath::{
-        Destination, ranges,
+        Destination, Protection, ranges,
         report::Proxied,
         serves::{NotInKernel, kernel_serves},
     },
@@ -30,6 +31,7 @@ use crate::{
     snapshot::{BackendTarget, ListenKey, Service, Snapshot},
 };
 
+mod guard;
 #[cfg(test)]
 mod tests;
 
@@ -69,6 +71,8 @@ pub struct Surroundings {
     pub routes: HashMap<IpAddr, Reach>,
     /// What `auto` stands for; `auto` itself decides by the route.
     pub forwarding: ForwardingMode,
+    /// Limits of new flows.
+    pub protection: Protection,
     /// Listening sockets of the agent.
     pub sockets: u32,
     /// Idle timeout of connections whose service sets none; zero for the
@@ -126,6 +130,8 @@ pub struct Entry {
     pub established_timeout_s: u32,
     /// Which sources may open flows; all when absent.
     pub sources: Option<Arc<[SourcePrefix]>>,
+    /// What limits new flows.
+    pub guard: Guard,
 }
 
 /// The tables for `desired` on a node with these surroundings.
@@ -175,6 +181,7 @@ pub fn tables(desired: &Desired, around: &Surroundings) -> Tables {
                 },
                 established_timeout_s: idle_s(service.idle_timeout, key.transport, around),
                 sources: service.sources.clone(),
+                guard: guard::guard(service.limits, key.transport, &around.protection),
             };
             tables.services.insert(destination, entry);
         }

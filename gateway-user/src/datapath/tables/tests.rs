@@ -13,10 +13,10 @@ use gateway_common::{
     backend::{FORWARD_DNAT, FORWARD_SNAT},
 };
 
-use super::{Desired, Reach, Surroundings, Tables, tables};
+use super::{Desired, Protection, Reach, Surroundings, Tables, tables};
 use crate::{
     datapath::serves::NotInKernel,
-    model::{ForwardingMode, HashPolicy, ListenAddress, Transport},
+    model::{FlowLimits, ForwardingMode, HashPolicy, ListenAddress, Transport},
     snapshot::{BackendTarget, ListenKey, Service},
 };
 
@@ -54,6 +54,7 @@ fn desired(services: &[(ListenKey, &str, ForwardingMode)]) -> Desired {
             standby: [].into(),
             ring: [backend_id].into(),
             sources: None,
+            limits: FlowLimits::default(),
         };
         desired.services.insert(*key, Arc::new(service));
         desired.listeners.push(*key);
@@ -69,6 +70,7 @@ fn around(addresses: &[&str], routes: &[(&str, Reach)]) -> Surroundings {
             .map(|(text, reach)| (ip(text), *reach))
             .collect(),
         forwarding: ForwardingMode::Auto,
+        protection: Protection::default(),
         sockets: 2,
         max_services: 100,
         max_backends: 100,

@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Service, is_exact, port_number},
-        health, hosts, list, sources,
+        flow_limits, health, hosts, list, sources,
     },
 };
 
@@ -93,7 +93,7 @@ pub fn service<'a>(
         .unwrap_or_default();
     let health = health::Settings::read(&service.meta, findings);
     let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
-    for keys in [health::KEYS, sources::KEYS] {
+    for keys in [health::KEYS, sources::KEYS, flow_limits::KEYS] {
         annotations::check_ports(keys, &service.meta, &known, findings);
     }
     Service {
@@ -102,6 +102,7 @@ pub fn service<'a>(
         ports,
         health,
         sources: sources::Settings::of_service(service, findings),
+        limits: flow_limits::Settings::read(&service.meta, findings),
         export_to,
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     diagnostic::Reason,
     model::{Endpoint, HostPattern, Transport},
     resource::{Meta, Object, ObjectId, Place, ResourceSet, core::EndpointSlice},
-    translate::{Findings, health, hosts, sources},
+    translate::{Findings, flow_limits, health, hosts, sources},
 };
 
 mod kubernetes;
@@ -43,6 +43,8 @@ pub struct Service<'a> {
     pub health: health::Settings,
     /// Which clients it is for.
     pub sources: sources::Settings,
+    /// Limits of new flows.
+    pub limits: flow_limits::Settings,
     export_to: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Registry, Service, includes, is_exact, port_number},
-        health, sources,
+        flow_limits, health, sources,
     },
 };
 
@@ -42,6 +42,7 @@ impl<'a> Registry<'a> {
         }
         let health = health::Settings::read(&entry.meta, findings);
         let sources = sources::Settings::read(&entry.meta, findings);
+        let limits = flow_limits::Settings::read(&entry.meta, findings);
         for (index, host) in entry.spec.hosts.iter().enumerate() {
             let place = spec.key("hosts").index(index);
             let host = host.to_ascii_lowercase();
@@ -69,7 +70,7 @@ impl<'a> Registry<'a> {
             }
             let ports = entry_ports(entry, &host, &addresses, findings);
             let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
-            for keys in [health::KEYS, sources::KEYS] {
+            for keys in [health::KEYS, sources::KEYS, flow_limits::KEYS] {
                 annotations::check_ports(keys, &entry.meta, &known, findings);
             }
             self.add(Service {
@@ -78,6 +79,7 @@ impl<'a> Registry<'a> {
                 ports,
                 health: health.clone(),
                 sources: sources.clone(),
+                limits: limits.clone(),
                 export_to: entry.spec.export_to.clone(),
             });
         }

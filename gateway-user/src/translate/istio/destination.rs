@@ -4,8 +4,8 @@
 use crate::{
     diagnostic::Reason,
     model::{
-        Cluster, ClusterId, Endpoint, ForwardingMode, LoadBalancing, Sources, Transport,
-        cluster::DEFAULT_CONNECT_TIMEOUT,
+        Cluster, ClusterId, Endpoint, FlowLimits, ForwardingMode, LoadBalancing, Sources,
+        Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
     },
     resource::{Meta, Place, istio::virtual_service::Destination},
     translate::{
@@ -207,6 +207,7 @@ impl Context<'_> {
                     connect_timeout: policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
                     health: judged.filter(|_| any_probed).map(|judged| judged.health),
                     sources: service.sources.at(port),
+                    limits: service.limits.at(port),
                 },
             );
         }
@@ -290,6 +291,7 @@ impl Context<'_> {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             health: None,
             sources: Sources::everyone(),
+            limits: FlowLimits::default(),
         });
         Resolved {
             cluster: id,

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     diagnostic::Reason,
-    model::{HostPattern, ListenAddress, Sources, TlsSettings, Transport},
+    model::{FlowLimits, HostPattern, ListenAddress, Sources, TlsSettings, Transport},
     resource::{
         Object, Place,
         istio::{Gateway, gateway::Server as ServerShape},
@@ -16,6 +16,7 @@ use crate::{
     translate::{
         Context, Findings,
         endpoints::{includes, port_number},
+        flow_limits,
         hosts::ServerHost,
         istio::{
             port_ranges::{PORT_RANGES, PortRanges, Taken},
@@ -57,6 +58,8 @@ pub struct Server<'a> {
     pub action: ServerAction,
     /// Who may connect, as its Gateway says.
     pub sources: Sources,
+    /// Limits of its new flows, as its Gateway says.
+    pub limits: FlowLimits,
 }
 
 /// What a server does with its connections.
@@ -187,6 +190,7 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
         }
         let ranges = PortRanges::read(gateway, &mut context.findings);
         let settings = sources::Settings::of_gateway(gateway, &mut context.findings);
+        let limits = flow_limits::Settings::of_gateway(gateway, &mut context.findings);
         let mut names = BTreeSet::new();
         for (index, shape) in gateway.spec.servers.iter().enumerate() {
             let place = place.key("servers").index(index);
@@ -203,6 +207,7 @@ pub fn binds<'a>(context: &mut Context<'a>) -> Vec<Bind<'a>> {
                 continue;
             };
             server.sources = settings.at(port);
+            server.limits = limits.at(port);
             let ports = server.ports(port, &ranges, &mut context.findings);
             merge(context, &mut binds, address, ports, server);
         }
@@ -380,6 +385,7 @@ fn server<'a>(
             hosts,
             action,
             sources: Sources::everyone(),
+            limits: FlowLimits::default(),
         },
     ))
 }
@@ -442,27 +448,21 @@ fn action(
             };
             Some(ServerAction::Http { https_redirect })
         }
-        "TCP" | "MONGO" | "MYSQL" | "REDIS" => {
+        "TCP" | "MONGO" | "MYSQL" | "REDIS" | "UDP" => {
+            let (action, problem) = if protocol == "UDP" {
+                let problem = "a server of protocol UDP must not have tls: it is not served";
+                (ServerAction::Udp, problem)
+            } else {
+                let problem = "a server of protocol TCP must not have tls; use protocol TLS: it is not served";
+                (ServerAction::Tcp, problem)
+            };
             if shape.tls.is_some() {
-                context.findings.error(
-                    tls_place,
-                    Reason::InvalidValue,
-                    "a server of protocol TCP must not have tls; use protocol TLS: it is not served",
-                );
+                context
+                    .findings
+                    .error(tls_place, Reason::InvalidValue, problem);
                 return None;
             }
-            Some(ServerAction::Tcp)
-        }
-        "UDP" => {
-            if shape.tls.is_some() {
-                context.findings.error(
-                    tls_place,
-                    Reason::InvalidValue,
-                    "a server of protocol UDP must not have tls: it is not served",
-                );
-                return None;
-            }
-            Some(ServerAction::Udp)
+            Some(action)
         }
         "HTTPS" | "TLS" => {
             let Some(tls) = &shape.tls else {

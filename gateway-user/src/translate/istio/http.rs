@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use crate::{
     diagnostic::Reason,
     model::{
-        HostPattern, HttpMatch, HttpRule, Listener, ListenerKind, Sources, StringMatch, Transport,
-        VirtualHost,
+        FlowLimits, HostPattern, HttpMatch, HttpRule, Listener, ListenerKind, Sources, StringMatch,
+        Transport, VirtualHost,
     },
     resource::istio::virtual_service::HttpRoute,
     translate::{
@@ -36,6 +36,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Listener {
         kind: ListenerKind::PlainHttp(hosts),
         origin: bind.servers[0].place.origin(),
         sources: Sources::everyone(),
+        limits: FlowLimits::default(),
     }
 }
 

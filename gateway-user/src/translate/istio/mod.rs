@@ -6,7 +6,7 @@
 
 use crate::{
     model::Listener,
-    translate::{Context, sources},
+    translate::{Context, flow_limits, sources},
 };
 
 mod attach;
@@ -46,6 +46,7 @@ pub fn listeners(context: &mut Context<'_>) -> Vec<Listener> {
             };
             Some(Listener {
                 sources: sources::of_bind(context, bind),
+                limits: flow_limits::of_bind(context, bind, &listener.kind),
                 ..listener
             })
         })

@@ -5,8 +5,8 @@
 use crate::{
     diagnostic::Reason,
     model::{
-        ForwardingMode, HashPolicy, Listener, ListenerKind, Sources, TcpDestination, TcpRoute,
-        Transport,
+        FlowLimits, ForwardingMode, HashPolicy, Listener, ListenerKind, Sources, TcpDestination,
+        TcpRoute, Transport,
     },
     resource::{Meta, Place, istio::virtual_service::RouteDestination},
     translate::{
@@ -33,6 +33,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
         },
         origin: server.place.origin(),
         sources: Sources::everyone(),
+        limits: FlowLimits::default(),
     })
 }
 

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use crate::{
     diagnostic::Reason,
     model::{
-        ForwardingMode, HashPolicy, HostPattern, Listener, ListenerKind, Sources, TcpDestination,
-        TcpRoute, TlsAction, TlsChain, Transport,
+        FlowLimits, ForwardingMode, HashPolicy, HostPattern, Listener, ListenerKind, Sources,
+        TcpDestination, TcpRoute, TlsAction, TlsChain, Transport,
     },
     origin::Origin,
     resource::Place,
@@ -62,6 +62,7 @@ pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> 
         kind: ListenerKind::Tls(chains.all),
         origin: bind.servers[0].place.origin(),
         sources: Sources::everyone(),
+        limits: FlowLimits::default(),
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use gateway_common::{backend::Backend, settings::Settings, steer::SteerValue};
+use gateway_common::{backend::Backend, guard::NodeLimits, settings::Settings, steer::SteerValue};
 
 use super::{
     Datapath,
@@ -63,7 +63,14 @@ fn dump(datapath: &Datapath) -> Dump {
         backends: backends.collect(),
         steer: state.steer,
         ranges: state.ranges,
-        settings: state.settings,
+        // Each agent that starts afresh chooses another key.
+        settings: Settings {
+            limits: NodeLimits {
+                source_key: [0; 2],
+                ..state.settings.limits
+            },
+            ..state.settings
+        },
     }
 }
 

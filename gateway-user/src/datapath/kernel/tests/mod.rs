@@ -4,6 +4,7 @@
 mod attach;
 mod faults;
 mod lab;
+mod limits;
 mod scene;
 mod trace;
 mod traffic;
@@ -18,7 +19,7 @@ use crate::{
     datapath::{
         AttachMode, DatapathConfig, DatapathError, NotInKernel, bpffs::Pins, detach, layout,
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress, Sources},
+    model::{FlowLimits, ForwardingMode, HashPolicy, ListenAddress, Sources},
     origin::Origin,
     snapshot::{BackendTarget, ListenKey, Listener, ListenerTable, Service, Snapshot, SniTable},
 };
@@ -45,6 +46,7 @@ fn snapshot(generation: u64, services: &[(u16, &str, ForwardingMode)]) -> Snapsh
             standby: [].into(),
             ring: [backend_id].into(),
             sources: None,
+            limits: FlowLimits::default(),
         };
         let listener = Listener {
             origin: Origin::new("test.yaml", 1),

@@ -15,7 +15,7 @@ use crate::{
     datapath::{
         AttachMode, DatapathConfig, Destination, FlowReport, TraceQuery, TraceReport, detach, trace,
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress, Sources, Transport},
+    model::{FlowLimits, ForwardingMode, HashPolicy, ListenAddress, Sources, Transport},
     origin::Origin,
     snapshot::{BackendTarget, ListenKey, Listener, ListenerTable, Service, Snapshot, SniTable},
 };
@@ -203,6 +203,7 @@ fn snapshot(services: &[Forwarded<'_>]) -> Snapshot {
                 standby: [].into(),
                 ring: ring.clone().into(),
                 sources: None,
+                limits: FlowLimits::default(),
             };
             let key = ListenKey {
                 address: ListenAddress::Ip(wanted.key.ip()),
