@@ -20,6 +20,7 @@ mod integrity;
 mod interfaces;
 mod ipv6;
 mod lab;
+mod limits;
 mod modes;
 mod neighbours;
 mod others;

@@ -266,6 +266,11 @@ fn kernel(out: &mut Families<'_>, report: &Report) {
         .map(|(state, count)| (vec![("state", state.to_owned())], i64::from(count))),
     );
     out.gauge(
+        "flows_half_open",
+        "Connections in the kernel whose handshake is not over",
+        one(i64::from(flows.half_open)),
+    );
+    out.gauge(
         "flows_endpoint_removed",
         "Flows whose endpoint was removed, and which go on as long as it answers",
         one(i64::from(flows.endpoint_removed)),

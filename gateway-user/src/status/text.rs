@@ -49,9 +49,10 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
     if !flows.is_null() {
         writeln!(
             out,
-            "  flows     {} active, {} closing, {} slots",
+            "  flows     {} active, {} closing, {} half-open, {} slots",
             word(&flows["last_sweep"]["active"]),
             word(&flows["last_sweep"]["closing"]),
+            word(&flows["half_open"]),
             word(&flows["capacity"])
         )?;
         let [removed, reset, released] = [

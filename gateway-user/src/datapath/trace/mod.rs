@@ -13,6 +13,7 @@ mod admit;
 mod arrive;
 mod decide;
 mod fib;
+mod guard;
 mod leave;
 mod node;
 mod pinned;
@@ -47,11 +48,12 @@ use crate::{
 type Step = fn(&mut Walk<'_>) -> Result<Option<Outcome>, DatapathError>;
 
 /// In the order of the programs.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     arrive::interface,
     decide::flow,
     decide::service,
     sources::sources,
+    guard::limits,
     decide::backend,
     admit::limits,
     admit::translation,

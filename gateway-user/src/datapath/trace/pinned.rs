@@ -11,15 +11,18 @@ use gateway_common::{
     addr::Addr16,
     backend::Backend,
     flow::{FlowKey, FlowRef, FlowSlot, SLOT_FREE},
+    guard::NodeLimits,
+    limit::SourceId,
     maglev::chunk_of,
     names::{
-        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICES,
-        MAP_SETTINGS, MAP_SOURCES, MAP_STEER,
+        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_HALF_OPEN, MAP_PORT_RANGES, MAP_RINGS,
+        MAP_SERVICES, MAP_SETTINGS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER,
     },
     port_range::{PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES, RANGES_OF_STEERED},
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
     source::{SOURCE_ALLOWED, SOURCE_KEY_BITS, SourceKey},
+    source_flows::{SourceBucket, Spot},
     steer::{SteerKey, SteerValue},
 };
 
@@ -37,6 +40,9 @@ pub struct Pinned {
     settings: Array<MapData, Settings>,
     steer: HashMap<MapData, SteerKey, SteerValue>,
     sources: LpmTrie<MapData, SourceKey, u32>,
+    half_open: Array<MapData, i64>,
+    source_flows: Array<MapData, SourceBucket>,
+    source_rates: HashMap<MapData, SourceId, u64>,
 }
 
 impl Pinned {
@@ -65,6 +71,9 @@ impl Pinned {
             sources: Map::from_map_data(data(&maps, MAP_SOURCES)?)
                 .and_then(LpmTrie::try_from)
                 .map_err(failed(MAP_SOURCES, "the pin"))?,
+            half_open: array(&maps, MAP_HALF_OPEN)?,
+            source_flows: array(&maps, MAP_SOURCE_FLOWS)?,
+            source_rates: hash(&maps, MAP_SOURCE_RATES)?,
         })
     }
 
@@ -175,6 +184,38 @@ impl Pinned {
             Err(MapError::KeyNotFound) => Ok(false),
             Err(error) => Err(failed(MAP_SOURCES, "the source")(error)),
         }
+    }
+
+    /// Half-open flows at an index of their map.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn half_open(&self, index: u32) -> Result<u32, DatapathError> {
+        let count = element(&self.half_open, MAP_HALF_OPEN, index)?;
+        Ok(count.unwrap_or(0).clamp(0, i64::from(u32::MAX)) as u32)
+    }
+
+    /// Flows of a source.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn source_flows(
+        &self,
+        source: &SourceId,
+        limits: &NodeLimits,
+    ) -> Result<u32, DatapathError> {
+        let spot = Spot::of(source, limits.source_key, limits.source_buckets);
+        let bucket = element(&self.source_flows, MAP_SOURCE_FLOWS, spot.bucket)?;
+        Ok(bucket.map_or(0, |bucket| spot.flows(&bucket)))
+    }
+
+    /// When the bucket of a source is full again, monotonic nanoseconds.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn source_bucket(&self, source: &SourceId) -> Result<u64, DatapathError> {
+        let full_at = look_up(&self.source_rates, MAP_SOURCE_RATES, source)?;
+        Ok(full_at.unwrap_or(0))
     }
 
     /// The sockets that a destination is steered to: those of its port, else
