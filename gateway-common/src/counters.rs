@@ -92,10 +92,14 @@ pub enum VerdictCounter {
     /// A flow taken over in the middle of its connection. What became of the
     /// packet is counted as well.
     FlowAdopted = 8,
+    /// A SYN that was answered with a challenge.
+    Challenged = 9,
+    /// A reset that answered a challenge: its source is there. It goes no further.
+    Verified = 10,
 }
 
 /// Entries of the verdict counter map.
-pub const VERDICT_COUNTERS: u32 = 9;
+pub const VERDICT_COUNTERS: u32 = 11;
 
 impl VerdictCounter {
     /// All counters with the label metrics use.
@@ -109,6 +113,8 @@ impl VerdictCounter {
         (Self::LocalDelivery, "local_delivery"),
         (Self::Fragmented, "fragmented"),
         (Self::FlowAdopted, "flow_adopted"),
+        (Self::Challenged, "challenged"),
+        (Self::Verified, "verified"),
     ];
 
     /// The label metrics and `sluice status` use.

@@ -38,8 +38,11 @@ pub enum DropReason {
     SourceRate = 13,
     /// The source has as many flows to the service as it may.
     SourceFlows = 14,
-    /// As many flows are half-open as may be.
+    /// As many flows are half-open as may be, and the source was not challenged,
+    /// or twice as many.
     HalfOpenFull = 15,
+    /// More new flows than the node may take, and the source was not challenged.
+    NewFlowFlood = 16,
 }
 
 /// Entries of the drop counter map: room to append without a new layout.
@@ -47,7 +50,7 @@ pub const DROP_REASON_SLOTS: u32 = 64;
 
 impl DropReason {
     /// Every reason in use.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::Fragment,
         Self::NoBackend,
@@ -64,6 +67,7 @@ impl DropReason {
         Self::SourceRate,
         Self::SourceFlows,
         Self::HalfOpenFull,
+        Self::NewFlowFlood,
     ];
 
     /// The label metrics and `sluice status` use.
@@ -85,6 +89,7 @@ impl DropReason {
             Self::SourceRate => "source_rate",
             Self::SourceFlows => "source_flows",
             Self::HalfOpenFull => "half_open_full",
+            Self::NewFlowFlood => "new_flow_flood",
         }
     }
 }

@@ -3,6 +3,17 @@
 
 use crate::limit::SourceMask;
 
+/// SYNs are never challenged.
+pub const SYN_COOKIES_OFF: u32 = 0;
+/// SYNs are challenged under pressure.
+pub const SYN_COOKIES_AUTO: u32 = 1;
+/// Every SYN of a source that has not answered a challenge lately is challenged.
+pub const SYN_COOKIES_ALWAYS: u32 = 2;
+
+/// For how long a source that has answered a challenge is not asked again,
+/// nanoseconds.
+pub const VERIFIED_NS: u64 = 60_000_000_000;
+
 /// The limits of one service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -17,9 +28,11 @@ pub struct Guard {
     pub source_flows: u32,
     /// Half-open flows of the service; 0 without a limit.
     pub half_open: u32,
+    /// `SYN_COOKIES_*`.
+    pub syn_cookies: u32,
 }
 
-const _: () = assert!(size_of::<Guard>() == 20);
+const _: () = assert!(size_of::<Guard>() == 24);
 
 impl Guard {
     /// No limit.
@@ -29,6 +42,7 @@ impl Guard {
         source_burst: 0,
         source_flows: 0,
         half_open: 0,
+        syn_cookies: SYN_COOKIES_OFF,
     };
 }
 
@@ -45,11 +59,15 @@ pub struct NodeLimits {
     pub source_buckets: u32,
     /// Half-open flows; 0 without a limit.
     pub max_half_open: u32,
+    /// New flows in a second; 0 without a limit.
+    pub new_flow_rate: u32,
+    /// Of them at once; at least 1 with a rate.
+    pub new_flow_burst: u32,
     /// Always zero.
     pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<NodeLimits>() == 48);
+const _: () = assert!(size_of::<NodeLimits>() == 56);
 
 impl NodeLimits {
     /// No limit; sources are single IPv4 addresses and IPv6 networks of 64 bits.
@@ -58,6 +76,8 @@ impl NodeLimits {
         source_mask: SourceMask::new(32, 64),
         source_buckets: 0,
         max_half_open: 0,
+        new_flow_rate: 0,
+        new_flow_burst: 0,
         _pad: 0,
     };
 }

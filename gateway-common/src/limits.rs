@@ -12,7 +12,7 @@
 //! | NEXT_HOPS | 4,096 a processor | 64 | 256 KiB a processor |
 //! | DECISIONS | | | 256 KiB |
 //! | FRAGMENTS | 8,192 | about 130 | 1 MiB |
-//! | SOURCE_RATES | 32,768 | about 110 | 3.5 MiB |
+//! | SOURCE_RATES, VERIFIED | 32,768 | about 110 | 2 x 3.5 MiB |
 //! | SOURCE_FLOWS | 32,768 sources | 8 | 256 KiB |
 //! | HALF_OPEN | 16,385 | 8 | 128 KiB |
 //! | SOURCES | 65,536 | about 100, as used | up to 6.5 MiB |
@@ -38,6 +38,8 @@ pub const MAX_INTERFACES: u32 = 4_096;
 /// Sources whose flows, and whose new flows, are counted at once. Of new ones the
 /// oldest is forgotten first.
 pub const MAX_TRACKED_SOURCES: u32 = 32_768;
+/// Half-open flows of the node above which sources have to answer a challenge.
+pub const MAX_HALF_OPEN: u32 = 16_384;
 /// Prefixes of all source lists together.
 pub const MAX_SOURCES: u32 = 65_536;
 /// Backends, id 0 included.

@@ -85,6 +85,11 @@ pub const MAP_TAKEN_PLACE: &str = "TAKEN_PLACE";
 /// Array, memory-mapped: half-open flows (i64), by
 /// [`crate::guard::half_open_index`].
 pub const MAP_HALF_OPEN: &str = "HALF_OPEN";
+/// Hash that forgets the oldest: [`crate::addr::Addr16`] to the monotonic time at
+/// which the source has answered a challenge, nanoseconds.
+pub const MAP_VERIFIED: &str = "VERIFIED";
+/// Array of one: the virtual time of the token bucket of the node's new flows.
+pub const MAP_NEW_FLOWS: &str = "NEW_FLOWS";
 /// Longest prefix match: [`crate::source::SourceKey`] to `SOURCE_*`.
 pub const MAP_SOURCES: &str = "SOURCES";
 /// Array of one: [`crate::settings::Settings`].

@@ -49,7 +49,7 @@ pub struct ServiceValue {
     pub guard: Guard,
 }
 
-const _: () = assert!(size_of::<ServiceValue>() == 48);
+const _: () = assert!(size_of::<ServiceValue>() == 52);
 
 /// Backend ids in one [`RingChunk`].
 pub const RING_CHUNK_IDS: u32 = 16;

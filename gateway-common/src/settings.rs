@@ -28,4 +28,4 @@ pub struct Settings {
     pub limits: NodeLimits,
 }
 
-const _: () = assert!(size_of::<Settings>() == 80);
+const _: () = assert!(size_of::<Settings>() == 88);

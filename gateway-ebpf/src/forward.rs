@@ -47,10 +47,10 @@ pub fn packet<C: Context>(ctx: &C) -> C::Action {
             }
         }
         let service = service::find(&packet.key).ok_or(PASS)?;
-        ctx.continue_with(if service.guard.is_on == 0 {
-            CALL_NEW_FLOW
-        } else {
+        ctx.continue_with(if guard::is_needed(service) {
             CALL_GUARD
+        } else {
+            CALL_NEW_FLOW
         });
         // Nobody knows this service's rules.
         Err(Verdict::Drop(DropReason::HelperFailed))
@@ -95,7 +95,7 @@ pub fn new_flow<C: Context>(ctx: &C) -> C::Action {
 pub fn guard<C: Context>(ctx: &C) -> C::Action {
     handle(ctx, |packet| {
         let service = service::find(&packet.key).ok_or(PASS)?;
-        guard::check(packet, service)?;
+        guard::check(ctx, packet, service)?;
         ctx.continue_with(CALL_NEW_FLOW);
         flow::counted::give_back();
         Err(Verdict::Drop(DropReason::HelperFailed))

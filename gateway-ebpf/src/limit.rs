@@ -27,26 +27,40 @@ pub fn rate(packet: &Packet, service: &ServiceValue, settings: &Settings) -> Res
     }
     let refused = Verdict::Drop(DropReason::SourceRate);
     let source = source(packet, service, settings);
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     let Some(bucket) = SOURCE_RATES.get_ptr_mut(&source.0) else {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
         let next = take_token(0, now, rate, burst).ok_or(refused)?;
         // Should the map refuse, the source is counted from the next flow on.
         let _ = SOURCE_RATES.insert(&source.0, next, u64::from(BPF_ANY));
         return Ok(());
     };
+    if take(bucket, rate, burst) {
+        Ok(())
+    } else {
+        Err(refused)
+    }
+}
+
+/// Takes a token of a bucket in a map; false when there is none, or others take
+/// from it all the time.
+#[inline(always)]
+pub fn take(bucket: *mut u64, rate: u32, burst: u32) -> bool {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
     for _ in 0..TRIES {
-        // SAFETY: the look-up returned it, not null. An element that is reused
+        // SAFETY: a look-up returned it, not null. An element that is reused
         // meanwhile is another source's bucket: it loses one token.
         let full_at = unsafe { ptr::read_volatile(bucket) };
-        let next = take_token(full_at, now, rate, burst).ok_or(refused)?;
+        let Some(next) = take_token(full_at, now, rate, burst) else {
+            return false;
+        };
         // SAFETY: as above; the word is aligned and changed by atomic operations.
         if unsafe { atomic::compare_exchange64(bucket, full_at, next) }.is_ok() {
-            return Ok(());
+            return true;
         }
     }
-    // Others take from it all the time.
-    Err(refused)
+    false
 }
 
 /// Refuses a flow of a source that has as many as it may. Before the rate is asked,

@@ -64,6 +64,8 @@ mod service;
 #[cfg(target_arch = "bpf")]
 mod sk_lookup;
 #[cfg(target_arch = "bpf")]
+mod syn_cookie;
+#[cfg(target_arch = "bpf")]
 mod verdict;
 #[cfg(target_arch = "bpf")]
 mod watch;

@@ -18,6 +18,8 @@
 //! | SOURCE_RATES | service, source → token bucket | programs | programs | bounded; the oldest goes first, it is worth the least |
 //! | SOURCE_FLOWS | bucket of a source's hash → flows | programs, agent subtracts flows it ends | programs | array the agent maps: a flow keeps the place it is counted at |
 //! | TAKEN_PLACE | 0 → place in SOURCE_FLOWS | programs | programs | per CPU: from one program to the next it calls |
+//! | VERIFIED | source → when it answered a challenge | programs | programs | bounded; only those that answered are in it |
+//! | NEW_FLOWS | 0 → token bucket of the node | programs | programs | array of one |
 //! | HALF_OPEN | service → half-open flows | as above | both | array the agent maps: both count by atomic operations |
 //! | RINGS | chunk of backend ids | agent | programs | array the agent maps: a ring is written without a system call a slot |
 //! | BACKENDS | backend id → address, how to forward | agent | programs | array: ids are dense |
@@ -41,6 +43,7 @@ use aya_ebpf::{
     },
 };
 use gateway_common::{
+    addr::Addr16,
     backend::Backend,
     counters::{Answers, Count, InterfaceDrops, Stats, VERDICT_COUNTERS},
     drop_reason::DROP_REASON_SLOTS,
@@ -100,6 +103,12 @@ pub static SOURCE_FLOWS: Array<SourceBucket> =
 
 #[map]
 pub static TAKEN_PLACE: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+
+#[map]
+pub static VERIFIED: LruHashMap<Addr16, u64> = LruHashMap::pinned(limits::MAX_TRACKED_SOURCES, 0);
+
+#[map]
+pub static NEW_FLOWS: Array<u64> = Array::pinned(1, 0);
 
 #[map]
 pub static HALF_OPEN: Array<i64> = Array::pinned(limits::MAX_SERVICES + 1, MMAPABLE);

@@ -24,6 +24,10 @@ pub enum Verdict {
     /// Gone, for the reason given, and its sender told: the action a redirect of
     /// the answer returned, or none to leave it to the kernel's stack.
     Answered(DropReason, Option<i32>),
+    /// Sent back as a challenge: the action that sends it.
+    Challenged(i32),
+    /// Taken note of, counted under the name given; nothing is sent.
+    Noted(VerdictCounter),
 }
 
 /// Counts a verdict on `bytes` bytes; how many were dropped so far for this
@@ -31,7 +35,8 @@ pub enum Verdict {
 #[inline(always)]
 pub fn count(verdict: Verdict, bytes: u32) -> u64 {
     let (counter, nth) = match verdict {
-        Verdict::Pass(counter) => (counter, 0),
+        Verdict::Pass(counter) | Verdict::Noted(counter) => (counter, 0),
+        Verdict::Challenged(_) => (VerdictCounter::Challenged, 0),
         Verdict::Sent(_) | Verdict::SentWatched(_) => (VerdictCounter::Forwarded, 0),
         Verdict::Drop(reason) | Verdict::Answered(reason, _) => {
             (VerdictCounter::Dropped, add(&DROPS, reason as u32, bytes))

@@ -81,6 +81,8 @@ pub fn end<C: Context>(ctx: &C, verdict: Verdict) {
     let (counter, reason, action) = match verdict {
         Verdict::SentWatched(_) => return ctx.continue_with(CALL_WATCH),
         Verdict::Sent(_) | Verdict::Pass(VerdictCounter::Passed) => return,
+        // There may be a flood of them, and the frame is not what it was.
+        Verdict::Challenged(_) | Verdict::Noted(_) => return,
         Verdict::Pass(counter) => (counter, 0, None),
         Verdict::Drop(reason) => (VerdictCounter::Dropped, reason as u8, None),
         Verdict::Answered(reason, action) => (VerdictCounter::Dropped, reason as u8, action),

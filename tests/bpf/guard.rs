@@ -210,13 +210,12 @@ fn half_open_flows_are_counted_until_they_open_or_end() {
 fn the_node_has_a_limit_of_half_open_flows_of_its_own() {
     at_both_hooks(|lab| {
         guarded(lab, FAMILIES[0], Guard::NONE);
+        lab.service(at(VIP), &[1]);
         lab.change_settings(|settings| settings.limits.max_half_open = 1);
         lab.expect_forwarded(&syn(port(CLIENT, 1), VIP), port(CLIENT, 1), at(BACKEND));
         expect_refused(lab, &syn(port(CLIENT, 2), VIP), DropReason::HalfOpenFull);
         // Datagrams have no handshake.
-        lab.service_of(PROTOCOL_UDP, at(VIP), &[1], |service| {
-            service.guard.is_on = 1;
-        });
+        lab.service_of(PROTOCOL_UDP, at(VIP), &[1], |_| {});
         let datagram = syn(port(CLIENT, 3), VIP).udp();
         assert_ne!(lab.run(WIRE, &datagram.frame()).action, Action::Drop);
     });

@@ -30,6 +30,7 @@ mod property;
 mod select;
 mod snat;
 mod steer;
+mod syn_cookies;
 mod too_big;
 mod udp;
 mod watch;

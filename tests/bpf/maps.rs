@@ -31,7 +31,7 @@ use gateway_common::{
 use crate::lab::Lab;
 
 /// Small maps: a lab is made for each case.
-pub const CAPACITIES: [(&str, u32); 12] = [
+pub const CAPACITIES: [(&str, u32); 13] = [
     (names::MAP_FLOWS, 16_384),
     (names::MAP_FLOW_SLOTS, 8_192),
     (names::MAP_FREE_SLOTS, 8_192),
@@ -44,6 +44,7 @@ pub const CAPACITIES: [(&str, u32); 12] = [
     (names::MAP_SOURCE_RATES, 64),
     (names::MAP_SOURCE_FLOWS, 32),
     (names::MAP_HALF_OPEN, 65),
+    (names::MAP_VERIFIED, 64),
 ];
 
 /// Entries of a map of [`CAPACITIES`].
@@ -360,6 +361,12 @@ impl Lab {
         let mut settings = map.get(&0, 0).unwrap();
         change(&mut settings);
         map.set(0, settings, 0).unwrap();
+    }
+
+    /// Leaves the node's bucket of new flows without a token for years.
+    pub fn empty_new_flow_bucket(&mut self) {
+        let mut map: Array<_, u64> = array(&mut self.ebpf, names::MAP_NEW_FLOWS);
+        map.set(0, u64::MAX / 2, 0).unwrap();
     }
 
     /// Half-open flows at an index.

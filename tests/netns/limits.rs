@@ -3,20 +3,22 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
-use etherparse::PacketBuilder;
 use gateway_tests::{
     backend::echo::Echo,
     gateway::{Datapath, Gateway},
     lab::{CLIENT, Lab},
     wait,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
-use crate::scene::{self, backend, serve_with, tcp, vip};
+use crate::{
+    scene::{self, backend, serve_with, tcp, vip},
+    syn_flood::Flood,
+};
 
 const PORT: u16 = 31_400;
 /// A second address of the client.
@@ -135,10 +137,14 @@ fn more_clients_than_the_rate_allows_wait_and_all_are_served() {
 fn half_open_flows_of_a_service_are_bounded() {
     let Some(lab) = scene::lab() else { return };
     let _echo = echo(&lab);
-    let yaml = annotated(&lab, "sluice.dev/half-open: \"10\"");
+    let yaml = annotated(
+        &lab,
+        "sluice.dev/half-open: \"10\", sluice.dev/syn-cookies: \"off\"",
+    );
     let gateway = serve_with(&lab, Datapath::Ebpf, "", &[("echo.yaml", yaml)]);
     let kept = greet(&lab, CLIENT, DEADLINE).expect("before");
-    flood(&lab, 30);
+    let flood = Flood::new(&lab, PORT);
+    flood.send(&lab, 0..30);
     wait::until("the flood is refused", DEADLINE, || {
         Ok((dropped(&gateway, "half_open_full") >= 20).then_some(()))
     })
@@ -151,29 +157,4 @@ fn half_open_flows_of_a_service_are_bounded() {
     let line = "! limits: 10 of 10 half-open connections of the service: dropped as half_open_full";
     assert!(said.contains(line), "{said}");
     drop(kept);
-}
-
-/// Sends SYNs from addresses that nobody has.
-fn flood(lab: &Lab, count: u16) {
-    let (to, port) = (lab.vip(), lab.port(PORT));
-    lab.client.run(|| {
-        let socket = Socket::new(
-            Domain::IPV4,
-            Type::RAW,
-            Some(Protocol::from(libc::IPPROTO_RAW)),
-        )
-        .expect("a raw socket");
-        for number in 0..count {
-            let [high, low] = number.to_be_bytes();
-            let from = Ipv4Addr::new(10, 98, 100 + high, low);
-            let mut packet = Vec::new();
-            PacketBuilder::ipv4(from.octets(), to.octets(), 64)
-                .tcp(1_024 + number, port, u32::from(number), 64_240)
-                .syn()
-                .write(&mut packet, &[])
-                .expect("a packet");
-            let to = SocketAddr::from((to, 0)).into();
-            socket.send_to(&packet, &to).expect("send");
-        }
-    });
 }

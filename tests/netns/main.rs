@@ -32,6 +32,7 @@ mod scene;
 mod several;
 mod sources;
 mod survive;
+mod syn_flood;
 mod trace;
 mod udp;
 mod upgrade;

@@ -8,7 +8,12 @@ use core::{arch::asm, ffi::c_void};
 
 use gateway_common::{checksum::diff16, next_hop::NextHop};
 
-use crate::verdict::Verdict;
+use crate::{
+    packet::Ethernet,
+    rewrite::OUT_OF_REACH,
+    verdict::Verdict,
+    word::{load_u16, store_u16},
+};
 
 /// A transport checksum to bring up to date. Changes are differences by
 /// [`gateway_common::checksum`].
@@ -88,6 +93,30 @@ pub trait Context {
 
     /// Sends the frame to a next hop.
     fn send(&self, hop: &NextHop) -> Result<Verdict, Verdict>;
+
+    /// Sends the frame back by the interface it came from.
+    fn send_back(&self) -> Result<Verdict, Verdict>;
+
+    /// Exchanges the MAC addresses of the frame.
+    #[inline(always)]
+    fn swap_macs(&self) -> Result<(), Verdict> {
+        let ethernet = self.header::<Ethernet>(0).ok_or(OUT_OF_REACH)?;
+        // SAFETY: `header` has compared its end with the end of the data.
+        unsafe {
+            let dst = [
+                load_u16::<0>(ethernet),
+                load_u16::<2>(ethernet),
+                load_u16::<4>(ethernet),
+            ];
+            store_u16::<0>(ethernet, load_u16::<6>(ethernet));
+            store_u16::<2>(ethernet, load_u16::<8>(ethernet));
+            store_u16::<4>(ethernet, load_u16::<10>(ethernet));
+            store_u16::<6>(ethernet, dst[0]);
+            store_u16::<8>(ethernet, dst[1]);
+            store_u16::<10>(ethernet, dst[2]);
+        }
+        Ok(())
+    }
 
     /// Makes room for a header of `len` bytes behind the Ethernet header, of an
     /// IPv6 or an IPv4 packet that then holds the one there is. The segments of a

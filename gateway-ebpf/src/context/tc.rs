@@ -11,7 +11,9 @@ use aya_ebpf::{
         TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode, bpf_redir_neigh,
         bpf_redir_neigh__bindgen_ty_1,
     },
-    helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data},
+    helpers::{
+        bpf_csum_update, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data,
+    },
     programs::TcContext,
 };
 use gateway_common::{checksum, drop_reason::DropReason, next_hop::NextHop};
@@ -142,6 +144,18 @@ impl Context for TcContext {
     }
 
     #[inline(always)]
+    fn send_back(&self) -> Result<Verdict, Verdict> {
+        self.swap_macs()?;
+        // SAFETY: a helper without pointers.
+        let action = unsafe { bpf_redirect(Context::ifindex(self), 0) };
+        if action == i64::from(TC_ACT_REDIRECT) {
+            Ok(Verdict::Challenged(TC_ACT_REDIRECT))
+        } else {
+            Err(Verdict::Drop(DropReason::HelperFailed))
+        }
+    }
+
+    #[inline(always)]
     fn wrap(&self, is_v6: bool, is_datagram: bool, len: usize) -> Result<(), Verdict> {
         let family = if is_v6 {
             BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
@@ -207,8 +221,9 @@ impl Context for TcContext {
             Verdict::Pass(_) | Verdict::Answered(_, None) => TC_ACT_UNSPEC,
             Verdict::Sent(action)
             | Verdict::SentWatched(action)
-            | Verdict::Answered(_, Some(action)) => action,
-            Verdict::Drop(_) => TC_ACT_SHOT,
+            | Verdict::Answered(_, Some(action))
+            | Verdict::Challenged(action) => action,
+            Verdict::Drop(_) | Verdict::Noted(_) => TC_ACT_SHOT,
         }
     }
 }

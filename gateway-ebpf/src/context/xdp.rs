@@ -120,6 +120,12 @@ impl Context for XdpContext {
     }
 
     #[inline(always)]
+    fn send_back(&self) -> Result<Verdict, Verdict> {
+        self.swap_macs()?;
+        Ok(Verdict::Challenged(xdp_action::XDP_TX as i32))
+    }
+
+    #[inline(always)]
     fn wrap(&self, _is_v6: bool, _is_datagram: bool, len: usize) -> Result<(), Verdict> {
         self.shift(len as i32)
     }
@@ -174,8 +180,9 @@ impl Context for XdpContext {
             Verdict::Pass(_) | Verdict::Answered(_, None) => xdp_action::XDP_PASS,
             Verdict::Sent(action)
             | Verdict::SentWatched(action)
-            | Verdict::Answered(_, Some(action)) => action as u32,
-            Verdict::Drop(_) => xdp_action::XDP_DROP,
+            | Verdict::Answered(_, Some(action))
+            | Verdict::Challenged(action) => action as u32,
+            Verdict::Drop(_) | Verdict::Noted(_) => xdp_action::XDP_DROP,
         }
     }
 }

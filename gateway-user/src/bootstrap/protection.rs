@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     datapath::Protection,
     model::{
-        FlowLimits,
+        FlowLimits, SynCookies,
         flow_limits::{COUNTS, RATES},
     },
 };
@@ -31,6 +31,10 @@ pub struct ProtectionSettings {
     pub half_open: u32,
     /// Half-open flows of the node.
     pub max_half_open: u32,
+    /// New flows of the node in a second.
+    pub max_new_flow_rate: u32,
+    /// When the source of a SYN has to show that it is there.
+    pub syn_cookies: SynCookies,
     /// Sources whose flows are counted at once.
     pub max_tracked_sources: u32,
 }
@@ -44,7 +48,9 @@ impl Default for ProtectionSettings {
             source_prefix_v4: 32,
             source_prefix_v6: 64,
             half_open: 0,
-            max_half_open: 0,
+            max_half_open: limits::MAX_HALF_OPEN,
+            max_new_flow_rate: 0,
+            syn_cookies: SynCookies::Auto,
             max_tracked_sources: limits::MAX_TRACKED_SOURCES,
         }
     }
@@ -95,6 +101,11 @@ impl ProtectionSettings {
                 count,
             ),
             (
+                outside(self.max_new_flow_rate, &RATES),
+                "protection.max_new_flow_rate",
+                rate,
+            ),
+            (
                 !(16..=16_777_216).contains(&self.max_tracked_sources),
                 "protection.max_tracked_sources",
                 "must be 16 to 16777216",
@@ -113,10 +124,12 @@ impl ProtectionSettings {
                 source_burst: limit(self.source_burst),
                 source_flows: limit(self.source_flows),
                 half_open: limit(self.half_open),
+                syn_cookies: Some(self.syn_cookies),
             },
             source_prefix_v4: self.source_prefix_v4,
             source_prefix_v6: self.source_prefix_v6,
             max_half_open: self.max_half_open,
+            max_new_flow_rate: self.max_new_flow_rate,
             max_tracked_sources: self.max_tracked_sources,
         }
     }

@@ -95,6 +95,8 @@ pub struct Protection {
     pub source_prefix_v6: u8,
     /// Half-open flows of the node; 0 without a limit.
     pub max_half_open: u32,
+    /// New flows of the node in a second; 0 without a limit.
+    pub max_new_flow_rate: u32,
     /// Sources whose flows are counted at once.
     pub max_tracked_sources: u32,
 }
@@ -112,6 +114,9 @@ impl Protection {
             source_mask: SourceMask::new(self.source_prefix_v4, self.source_prefix_v6),
             source_buckets,
             max_half_open: self.max_half_open,
+            new_flow_rate: self.max_new_flow_rate,
+            // A tenth of a second's.
+            new_flow_burst: self.max_new_flow_rate.div_ceil(10),
             _pad: 0,
         }
     }
@@ -123,7 +128,8 @@ impl Default for Protection {
             defaults: FlowLimits::default(),
             source_prefix_v4: 32,
             source_prefix_v6: 64,
-            max_half_open: 0,
+            max_half_open: limits::MAX_HALF_OPEN,
+            max_new_flow_rate: 0,
             max_tracked_sources: limits::MAX_TRACKED_SOURCES,
         }
     }

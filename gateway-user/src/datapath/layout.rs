@@ -3,6 +3,7 @@
 
 use aya::Pod;
 use gateway_common::{
+    addr::Addr16,
     backend::Backend,
     counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowKey, FlowRef, FlowSlot},
@@ -11,9 +12,10 @@ use gateway_common::{
     names::{
         MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DECISIONS, MAP_DROPS, MAP_FLOW_SLOTS,
         MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_HALF_OPEN, MAP_INTERFACE_DROPS,
-        MAP_NEXT_HOPS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS,
-        MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER, MAP_TAKEN_PLACE,
-        MAP_TC_CALLS, MAP_VERDICTS, MAP_WATCH, MAP_WATCH_STATE, MAP_XDP_CALLS,
+        MAP_NEW_FLOWS, MAP_NEXT_HOPS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES,
+        MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER,
+        MAP_TAKEN_PLACE, MAP_TC_CALLS, MAP_VERDICTS, MAP_VERIFIED, MAP_WATCH, MAP_WATCH_STATE,
+        MAP_XDP_CALLS,
     },
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey},
@@ -27,7 +29,7 @@ use gateway_common::{
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 28] {
+pub fn layout() -> [(&'static str, u32, u32); 30] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -43,6 +45,8 @@ pub fn layout() -> [(&'static str, u32, u32); 28] {
         of::<u32, SourceBucket>(MAP_SOURCE_FLOWS),
         of::<u32, u32>(MAP_TAKEN_PLACE),
         of::<u32, i64>(MAP_HALF_OPEN),
+        of::<Addr16, u64>(MAP_VERIFIED),
+        of::<u32, u64>(MAP_NEW_FLOWS),
         (MAP_SOURCES, SOURCE_ENTRY_KEY_SIZE, 4),
         of::<u32, RingChunk>(MAP_RINGS),
         of::<u32, Backend>(MAP_BACKENDS),

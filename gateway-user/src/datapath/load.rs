@@ -13,7 +13,7 @@ use gateway_common::{
     names::{
         CALLED, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
         MAP_HALF_OPEN, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SOCKETS, MAP_SOURCE_FLOWS,
-        MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER,
+        MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER, MAP_VERIFIED,
     },
     source_flows::PLACES,
 };
@@ -144,7 +144,7 @@ fn size(config: &DatapathConfig, name: &str) -> Option<u32> {
         MAP_SERVICES | MAP_SERVICE_STATS => Some(config.max_services),
         MAP_BACKENDS | MAP_BACKEND_STATS => Some(config.max_backends),
         MAP_HALF_OPEN => Some(config.max_services.saturating_add(1)),
-        MAP_SOURCE_RATES => Some(config.protection.max_tracked_sources),
+        MAP_SOURCE_RATES | MAP_VERIFIED => Some(config.protection.max_tracked_sources),
         MAP_SOURCE_FLOWS => Some(config.protection.max_tracked_sources.div_ceil(PLACES)),
         MAP_SOURCES => Some(config.max_sources),
         MAP_RINGS => Some(config.max_ring_chunks),

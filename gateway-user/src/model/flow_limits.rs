@@ -19,10 +19,36 @@ pub struct FlowLimits {
     pub source_flows: Option<u32>,
     /// Flows that may be half-open.
     pub half_open: Option<u32>,
+    /// Whether SYNs are challenged.
+    pub syn_cookies: Option<SynCookies>,
+}
+
+/// When the source of a SYN has to show that it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SynCookies {
+    /// Never: above a limit, SYNs are dropped.
+    Off,
+    /// Above a limit.
+    #[default]
+    Auto,
+    /// Before its first flow.
+    Always,
+}
+
+impl SynCookies {
+    /// As in annotations and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
 }
 
 impl FlowLimits {
-    /// Both: the lower number.
+    /// Both: the lower number, the stronger proof.
     #[must_use]
     pub fn strictest(self, other: Self) -> Self {
         let least = |one: Option<u32>, other: Option<u32>| match (one, other) {
@@ -34,6 +60,7 @@ impl FlowLimits {
             source_burst: least(self.source_burst, other.source_burst),
             source_flows: least(self.source_flows, other.source_flows),
             half_open: least(self.half_open, other.half_open),
+            syn_cookies: self.syn_cookies.max(other.syn_cookies),
         }
     }
 
@@ -53,6 +80,7 @@ impl FlowLimits {
             source_burst,
             source_flows: self.source_flows.or(defaults.source_flows),
             half_open: self.half_open.or(defaults.half_open),
+            syn_cookies: self.syn_cookies.or(defaults.syn_cookies),
         }
     }
 }
@@ -72,30 +100,36 @@ impl fmt::Display for FlowLimits {
         if let Some(half_open) = self.half_open {
             parts.push(format!("{half_open} half-open"));
         }
+        if let Some(cookies) = self.syn_cookies {
+            parts.push(format!("syn cookies {}", cookies.name()));
+        }
         f.write_str(&parts.join(", "))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::FlowLimits;
+    use super::{FlowLimits, SynCookies};
 
     #[test]
     fn the_stricter_of_two_holds() {
         let one = FlowLimits {
             source_rate: Some(10),
             source_flows: Some(5),
+            syn_cookies: Some(SynCookies::Off),
             ..FlowLimits::default()
         };
         let other = FlowLimits {
             source_rate: Some(20),
             half_open: Some(7),
+            syn_cookies: Some(SynCookies::Auto),
             ..FlowLimits::default()
         };
         let both = FlowLimits {
             source_rate: Some(10),
             source_flows: Some(5),
             half_open: Some(7),
+            syn_cookies: Some(SynCookies::Auto),
             ..FlowLimits::default()
         };
         assert_eq!(one.strictest(other), both);

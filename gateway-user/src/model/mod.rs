@@ -22,7 +22,7 @@ pub mod tcp_route;
 
 pub use certificate::{Certificate, CertificateId};
 pub use cluster::{Cluster, ClusterId, Endpoint, EndpointAddress, LoadBalancing};
-pub use flow_limits::FlowLimits;
+pub use flow_limits::{FlowLimits, SynCookies};
 pub use health::{Health, HealthDefaults, HttpProbe, Probe, ProbeProtocol, ProbeTarget};
 pub use hostname::HostPattern;
 pub use http_route::{

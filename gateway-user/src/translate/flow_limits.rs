@@ -12,7 +12,7 @@ use std::{
 use crate::{
     diagnostic::Reason,
     model::{
-        FlowLimits, ListenerKind,
+        FlowLimits, ListenerKind, SynCookies,
         flow_limits::{COUNTS, RATES},
     },
     resource::{Meta, Object, istio::Gateway},
@@ -28,9 +28,10 @@ const RATE: &str = "sluice.dev/source-rate";
 const BURST: &str = "sluice.dev/source-burst";
 const FLOWS: &str = "sluice.dev/source-flows";
 const HALF_OPEN: &str = "sluice.dev/half-open";
+const SYN_COOKIES: &str = "sluice.dev/syn-cookies";
 
 /// Every annotation read here, as it is without a port.
-pub const KEYS: &[&str] = &[RATE, BURST, FLOWS, HALF_OPEN];
+pub const KEYS: &[&str] = &[RATE, BURST, FLOWS, HALF_OPEN, SYN_COOKIES];
 
 /// What one object says.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +83,7 @@ pub fn of_bind(context: &mut Context<'_>, bind: &Bind<'_>, kind: &ListenerKind) 
                 server.place,
                 Reason::UnsupportedField,
                 format!(
-                    "sluice.dev/source-rate, source-burst, source-flows and half-open have no effect on port {}: its connections end in the agent, which limits.max_connections of the bootstrap is for",
+                    "sluice.dev/source-rate, source-burst, source-flows, half-open and syn-cookies have no effect on port {}: its connections end in the agent, which limits.max_connections of the bootstrap is for",
                     bind.port
                 ),
             );
@@ -114,10 +115,26 @@ fn limits(meta: &Meta, suffix: &str, findings: &mut Findings) -> FlowLimits {
         }
         number
     };
-    FlowLimits {
+    let mut limits = FlowLimits {
         source_rate: number(RATE, &RATES),
         source_burst: number(BURST, &RATES),
         source_flows: number(FLOWS, &COUNTS),
         half_open: number(HALF_OPEN, &COUNTS),
+        syn_cookies: None,
+    };
+    let key = format!("{SYN_COOKIES}{suffix}");
+    if let Some(text) = meta.annotations.get(&key) {
+        let all = [SynCookies::Off, SynCookies::Auto, SynCookies::Always];
+        limits.syn_cookies = all.into_iter().find(|it| it.name() == text);
+        if limits.syn_cookies.is_none() {
+            findings.error(
+                meta.annotation(&key),
+                Reason::InvalidValue,
+                format!(
+                    "{key}: {text:?} is not one of off, auto, always; that of the bootstrap is used"
+                ),
+            );
+        }
     }
+    limits
 }

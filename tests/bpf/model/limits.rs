@@ -62,9 +62,6 @@ impl Model {
             return Err(DropReason::SourceDenied);
         }
         let guard = &service.guard;
-        if guard.is_on == 0 {
-            return Ok(());
-        }
         let counts = &self.flows.counts;
         let is_full = |limit: u32, count: u32| limit != 0 && count >= limit;
         let of_service = counts.half_open.get(&service.service_id).copied();

@@ -206,11 +206,17 @@ impl Bench {
 
 /// Names of drop reasons that no packet of these sequences can meet: there is
 /// no socket, no helper fails, and one was retired.
-const UNREACHED: [DropReason; 4] = [
+const UNREACHED: [DropReason; 5] = [
     DropReason::Fragment,
     DropReason::HelperFailed,
     DropReason::NoSocket,
     DropReason::SourceRate,
+    DropReason::NewFlowFlood,
 ];
 /// Verdicts likewise.
-const UNGIVEN: [VerdictCounter; 2] = [VerdictCounter::Steered, VerdictCounter::FlowAdopted];
+const UNGIVEN: [VerdictCounter; 4] = [
+    VerdictCounter::Steered,
+    VerdictCounter::FlowAdopted,
+    VerdictCounter::Challenged,
+    VerdictCounter::Verified,
+];

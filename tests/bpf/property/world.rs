@@ -131,12 +131,15 @@ fn random_limits(random: &mut Rng) -> NodeLimits {
         } else {
             0
         },
+        new_flow_rate: 0,
+        new_flow_burst: 0,
         _pad: 0,
     }
 }
 
-/// Limits of a service, mostly none. Rates depend on time: `guard` has them.
-fn random_guard(random: &mut Rng, settings: &Settings) -> Guard {
+/// Limits of a service, mostly none. Rates depend on time, challenges on a secret of
+/// the kernel: `guard` and `syn_cookies` have them.
+fn random_guard(random: &mut Rng) -> Guard {
     let mut limit = |odds: u32, most: u32| {
         if chance(random, odds) {
             random.u32(1..most)
@@ -149,8 +152,7 @@ fn random_guard(random: &mut Rng, settings: &Settings) -> Guard {
         half_open: limit(5, 8),
         ..Guard::NONE
     };
-    let is_on = guard != Guard::NONE || settings.limits.max_half_open != 0;
-    guard.is_on = u32::from(is_on);
+    guard.is_on = u32::from(guard != Guard::NONE);
     guard
 }
 
@@ -356,7 +358,7 @@ impl World {
             } else {
                 NO_SOURCE_LIST
             },
-            guard: random_guard(random, &self.settings),
+            guard: random_guard(random),
         };
         self.services.push((key, value));
     }

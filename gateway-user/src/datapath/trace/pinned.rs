@@ -15,8 +15,9 @@ use gateway_common::{
     limit::SourceId,
     maglev::chunk_of,
     names::{
-        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_HALF_OPEN, MAP_PORT_RANGES, MAP_RINGS,
-        MAP_SERVICES, MAP_SETTINGS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER,
+        MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_HALF_OPEN, MAP_NEW_FLOWS, MAP_PORT_RANGES,
+        MAP_RINGS, MAP_SERVICES, MAP_SETTINGS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES,
+        MAP_STEER, MAP_VERIFIED,
     },
     port_range::{PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES, RANGES_OF_STEERED},
     service::{RingChunk, ServiceKey, ServiceValue},
@@ -43,6 +44,8 @@ pub struct Pinned {
     half_open: Array<MapData, i64>,
     source_flows: Array<MapData, SourceBucket>,
     source_rates: HashMap<MapData, SourceId, u64>,
+    verified: HashMap<MapData, Addr16, u64>,
+    new_flows: Array<MapData, u64>,
 }
 
 impl Pinned {
@@ -74,6 +77,8 @@ impl Pinned {
             half_open: array(&maps, MAP_HALF_OPEN)?,
             source_flows: array(&maps, MAP_SOURCE_FLOWS)?,
             source_rates: hash(&maps, MAP_SOURCE_RATES)?,
+            verified: hash(&maps, MAP_VERIFIED)?,
+            new_flows: array(&maps, MAP_NEW_FLOWS)?,
         })
     }
 
@@ -216,6 +221,22 @@ impl Pinned {
     pub fn source_bucket(&self, source: &SourceId) -> Result<u64, DatapathError> {
         let full_at = look_up(&self.source_rates, MAP_SOURCE_RATES, source)?;
         Ok(full_at.unwrap_or(0))
+    }
+
+    /// When the node's bucket of new flows is full again, monotonic nanoseconds.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn node_bucket(&self) -> Result<u64, DatapathError> {
+        Ok(element(&self.new_flows, MAP_NEW_FLOWS, 0)?.unwrap_or(0))
+    }
+
+    /// When a source answered a challenge, monotonic nanoseconds.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn verified(&self, source: &Addr16) -> Result<Option<u64>, DatapathError> {
+        look_up(&self.verified, MAP_VERIFIED, source)
     }
 
     /// The sockets that a destination is steered to: those of its port, else

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     datapath::{DatapathConfig, config::Protection, detach, flows::monotonic_ns},
-    model::{FlowLimits, ForwardingMode},
+    model::{FlowLimits, ForwardingMode, SynCookies},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -31,6 +31,10 @@ fn half_open_flows_are_counted_across_agents_until_they_expire() {
     let config = DatapathConfig {
         protection: Protection {
             max_half_open: 3,
+            defaults: FlowLimits {
+                syn_cookies: Some(SynCookies::Off),
+                ..FlowLimits::default()
+            },
             ..Protection::default()
         },
         ..lab.config()
