@@ -35,6 +35,7 @@ pub mod snat;
 pub mod source;
 pub mod source_flows;
 pub mod steer;
+pub mod tcp_splice;
 pub mod tcp_state;
 pub mod udp_state;
 pub mod watch;
