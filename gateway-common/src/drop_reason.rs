@@ -43,6 +43,9 @@ pub enum DropReason {
     HalfOpenFull = 15,
     /// More new flows than the node may take, and the source was not challenged.
     NewFlowFlood = 16,
+    /// Its connection is being handed off at this moment; its sender sends it
+    /// again.
+    HandoffHold = 17,
 }
 
 /// Entries of the drop counter map: room to append without a new layout.
@@ -50,7 +53,7 @@ pub const DROP_REASON_SLOTS: u32 = 64;
 
 impl DropReason {
     /// Every reason in use.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::Fragment,
         Self::NoBackend,
@@ -68,6 +71,7 @@ impl DropReason {
         Self::SourceFlows,
         Self::HalfOpenFull,
         Self::NewFlowFlood,
+        Self::HandoffHold,
     ];
 
     /// The label metrics and `sluice status` use.
@@ -90,6 +94,7 @@ impl DropReason {
             Self::SourceFlows => "source_flows",
             Self::HalfOpenFull => "half_open_full",
             Self::NewFlowFlood => "new_flow_flood",
+            Self::HandoffHold => "handoff_hold",
         }
     }
 }

@@ -62,8 +62,22 @@ pub const SLOT_ACTIVE: u32 = 2;
 /// Both directions have ended or a reset was seen; still rewriting, until the
 /// sweeper removes it after the linger time.
 pub const SLOT_CLOSING: u32 = 3;
+/// [`KIND_HANDOFF`]: two sockets of the agent have the connection; packets go to
+/// them and are noted down.
+pub const SLOT_OBSERVE: u32 = 4;
+/// [`KIND_HANDOFF`]: the agent takes the sockets' numbers. No packet may reach
+/// them, and none can be translated yet. A program that finds the time over puts
+/// the slot back to [`SLOT_OBSERVE`].
+pub const SLOT_HOLD: u32 = 5;
 /// No longer rewriting: the keys are being removed.
-pub const SLOT_DEAD: u32 = 4;
+pub const SLOT_DEAD: u32 = 6;
+
+/// Whether packets of a flow in `state` are its own.
+#[inline(always)]
+pub const fn is_live(state: u32) -> bool {
+    // In a row: one comparison.
+    SLOT_ACTIVE <= state && state <= SLOT_HOLD
+}
 
 /// Destination rewritten, client address kept.
 pub const KIND_DNAT: u32 = 1;
@@ -72,10 +86,14 @@ pub const KIND_SNAT: u32 = 2;
 /// Packets are wrapped, not rewritten: the translation of [`DIR_TO_BACKEND`] has
 /// the outer addresses, and no packet of the other direction comes by.
 pub const KIND_DSR: u32 = 3;
+/// Two connections, that of a client to a socket of the agent and that of another
+/// one to the backend, made one: [`crate::tcp_splice`].
+pub const KIND_HANDOFF: u32 = 4;
 
 /// State of one flow. Written by the kernel programs; the agent maps the array
-/// and only writes to slots in [`SLOT_CLOSING`], [`SLOT_DEAD`] or [`SLOT_FREE`]
-/// (and, later, to those it is handing off).
+/// and only writes to slots in [`SLOT_CLOSING`], [`SLOT_DEAD`] or [`SLOT_FREE`],
+/// and to those that it has claimed to hand a connection off, until they are
+/// [`SLOT_ACTIVE`].
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct FlowSlot {
@@ -102,8 +120,10 @@ pub struct FlowSlot {
     pub source_place: u32,
     /// Whether the flow is counted as half-open: 1, else 0. As above.
     pub half_open: u32,
-    /// Reserved for handoff (hold deadline, deltas' owner).
-    pub _reserved: [u64; 2],
+    /// [`KIND_HANDOFF`]: what is added to sequence numbers of each direction.
+    pub seq_delta: [u32; 2],
+    /// [`SLOT_HOLD`] ends at this monotonic time, nanoseconds.
+    pub hold_until_ns: u64,
     /// Per direction; index with `DIR_*`.
     pub dir: [FlowDirection; 2],
 }
@@ -146,9 +166,19 @@ pub struct FlowDirection {
     /// direction expects next; host order. Something once `tcp_flags_seen` has
     /// an ACK.
     pub ack: u32,
-    /// Reserved for handoff (sequence, acknowledgement and timestamp deltas).
-    pub _reserved: [u32; 3],
+    /// [`SLOT_OBSERVE`]: the sender's last timestamp, if
+    /// [`SEEN_TIMESTAMP`] is among the flags seen; host order.
+    pub ts_seen: u32,
+    /// [`KIND_HANDOFF`]: what is added to the sender's timestamps.
+    pub ts_delta: u32,
+    /// [`KIND_HANDOFF`]: [`crate::tcp_splice::Splice::window_shift`].
+    pub window_shift: i16,
+    /// [`KIND_HANDOFF`]: [`crate::tcp_splice::Splice::keep`].
+    pub keep: u16,
 }
 
 const _: () = assert!(size_of::<FlowDirection>() == 128);
+
+/// In `tcp_flags_seen`, beyond TCP's flags: a segment had a timestamp.
+pub const SEEN_TIMESTAMP: u32 = 0x100;
 const _: () = assert!(core::mem::offset_of!(FlowSlot, dir) == 64);

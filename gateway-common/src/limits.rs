@@ -60,3 +60,9 @@ pub const SNAT_PORT_TRIES: u32 = 256;
 pub const SNAT_PORT_MIN: u32 = 61_000;
 /// Last port of the default SNAT range.
 pub const SNAT_PORT_MAX: u32 = 65_535;
+/// First port of the default range for connections that can be handed off. In
+/// the upper end of Linux' ephemeral ports, from where it is taken out
+/// (`ip_local_reserved_ports`).
+pub const HANDOFF_PORT_MIN: u32 = 51_000;
+/// Last port of that range.
+pub const HANDOFF_PORT_MAX: u32 = 60_999;

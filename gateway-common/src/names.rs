@@ -38,6 +38,14 @@ pub const PROG_XDP_GUARD: &str = "xdp_guard";
 /// Limits of new flows at tc, called by [`PROG_TC`]; goes on in
 /// [`PROG_TC_NEW_FLOW`].
 pub const PROG_TC_GUARD: &str = "tc_guard";
+/// Packets of handed-off connections at XDP, called by [`PROG_XDP`].
+pub const PROG_XDP_HANDOFF: &str = "xdp_handoff";
+/// Packets of handed-off connections at tc, called by [`PROG_TC`].
+pub const PROG_TC_HANDOFF: &str = "tc_handoff";
+/// Options of such packets at XDP, called by [`PROG_XDP_HANDOFF`].
+pub const PROG_XDP_OPTIONS: &str = "xdp_options";
+/// Options of such packets at tc, called by [`PROG_TC_HANDOFF`].
+pub const PROG_TC_OPTIONS: &str = "tc_options";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -92,6 +100,8 @@ pub const MAP_VERIFIED: &str = "VERIFIED";
 pub const MAP_NEW_FLOWS: &str = "NEW_FLOWS";
 /// Longest prefix match: [`crate::source::SourceKey`] to `SOURCE_*`.
 pub const MAP_SOURCES: &str = "SOURCES";
+/// Per-CPU array of one: [`crate::tcp_splice::WalkOrder`].
+pub const MAP_OPTION_WALK: &str = "OPTION_WALK";
 /// Array of one: [`crate::settings::Settings`].
 pub const MAP_SETTINGS: &str = "SETTINGS";
 /// Program array: what [`PROG_XDP`] calls, by `CALL_*`.
@@ -120,6 +130,10 @@ pub const CALL_ANSWER: u32 = 3;
 /// Index of the programs that everything begins with: a packet whose flow is there
 /// now begins once more.
 pub const CALL_AGAIN: u32 = 4;
+/// Index of the programs for handed-off connections.
+pub const CALL_HANDOFF: u32 = 8;
+/// Index of the programs for the options of their packets.
+pub const CALL_OPTIONS: u32 = 9;
 /// Index of the programs that tell a watcher what became of a packet.
 pub const CALL_WATCH: u32 = 7;
 /// Index of the programs that limit new flows.
@@ -128,7 +142,7 @@ pub const CALL_GUARD: u32 = 5;
 pub const CALL_SLOTS: u32 = 16;
 
 /// Every called program: the array and the index it is called by, and its name.
-pub const CALLED: [(&str, u32, &str); 14] = [
+pub const CALLED: [(&str, u32, &str); 18] = [
     (MAP_XDP_CALLS, CALL_ICMP, PROG_XDP_ICMP),
     (MAP_TC_CALLS, CALL_ICMP, PROG_TC_ICMP),
     (MAP_XDP_CALLS, CALL_NEW_FLOW, PROG_XDP_NEW_FLOW),
@@ -139,6 +153,10 @@ pub const CALLED: [(&str, u32, &str); 14] = [
     (MAP_TC_CALLS, CALL_ANSWER, PROG_TC_ANSWER),
     (MAP_XDP_CALLS, CALL_AGAIN, PROG_XDP),
     (MAP_TC_CALLS, CALL_AGAIN, PROG_TC),
+    (MAP_XDP_CALLS, CALL_HANDOFF, PROG_XDP_HANDOFF),
+    (MAP_TC_CALLS, CALL_HANDOFF, PROG_TC_HANDOFF),
+    (MAP_XDP_CALLS, CALL_OPTIONS, PROG_XDP_OPTIONS),
+    (MAP_TC_CALLS, CALL_OPTIONS, PROG_TC_OPTIONS),
     (MAP_XDP_CALLS, CALL_WATCH, PROG_XDP_WATCH),
     (MAP_TC_CALLS, CALL_WATCH, PROG_TC_WATCH),
     (MAP_XDP_CALLS, CALL_GUARD, PROG_XDP_GUARD),

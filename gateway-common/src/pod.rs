@@ -21,6 +21,7 @@ use crate::{
     source::SourceKey,
     source_flows::SourceBucket,
     steer::{SteerKey, SteerValue},
+    tcp_splice::WalkOrder,
     watch::{Decision, Watch, WatchState},
 };
 
@@ -74,6 +75,8 @@ unsafe impl Pod for SourceBucket {}
 unsafe impl Pod for SteerKey {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for SteerValue {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for WalkOrder {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for Watch {}
 // SAFETY: see the module's documentation.

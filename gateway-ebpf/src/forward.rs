@@ -6,8 +6,10 @@ use core::mem::offset_of;
 use gateway_common::{
     counters::VerdictCounter,
     drop_reason::DropReason,
-    flow::{KIND_DSR, PROTOCOL_TCP},
-    names::{CALL_AGAIN, CALL_ANSWER, CALL_ENCAP, CALL_GUARD, CALL_ICMP, CALL_NEW_FLOW},
+    flow::{KIND_DSR, KIND_HANDOFF, PROTOCOL_TCP},
+    names::{
+        CALL_AGAIN, CALL_ANSWER, CALL_ENCAP, CALL_GUARD, CALL_HANDOFF, CALL_ICMP, CALL_NEW_FLOW,
+    },
     next_hop::NextHop,
     tcp_state,
 };
@@ -18,8 +20,9 @@ use crate::{
     encap,
     flow::{self, Flow},
     fragment::{self, Fragment},
-    guard, icmp, log,
+    guard, handoff, icmp, log,
     maps::SETTINGS,
+    options,
     packet::{ETHERNET_LEN, Ipv4, Packet},
     parse::{self, PASS},
     rewrite, route, service,
@@ -41,6 +44,11 @@ pub fn packet<C: Context>(ctx: &C) -> C::Action {
             return Err(PASS);
         }
         if let Some(flow) = flow::find(packet) {
+            if flow.kind() == KIND_HANDOFF {
+                ctx.continue_with(CALL_HANDOFF);
+                // Nobody knows the other connection's numbers.
+                return Err(Verdict::Drop(DropReason::HelperFailed));
+            }
             forwardable(packet)?;
             if !flow.ended_before(packet) {
                 return send(ctx, packet, flow);
@@ -106,6 +114,23 @@ pub fn guard<C: Context>(ctx: &C) -> C::Action {
 #[inline(always)]
 pub fn encap<C: Context>(ctx: &C) -> C::Action {
     handle(ctx, |packet| encap::handle(ctx, packet))
+}
+
+/// Handles a frame of a connection that [`packet`] found to be handed off, or
+/// about to be.
+#[inline(always)]
+pub fn handoff<C: Context>(ctx: &C) -> C::Action {
+    let options_done = options::are_done();
+    handle(ctx, |packet| handoff::handle(ctx, packet, options_done))
+}
+
+/// Translates the options of a packet of such a connection; [`handoff`] goes on.
+#[inline(always)]
+pub fn options<C: Context>(ctx: &C) -> C::Action {
+    let (Ok(verdict) | Err(verdict)) = options::handle(ctx);
+    verdict::count(verdict, ctx.frame_len());
+    watch::end(ctx, verdict);
+    ctx.action(verdict)
 }
 
 /// Parses a frame and takes it through `steps`; counts how its way ended.
@@ -189,7 +214,7 @@ fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Ver
     let header = route::Header::of(packet, to);
     let hop = route::next_hop(ctx, packet, &flow, &header, now_ns);
     let hop = or_answer(ctx, packet, hop)?;
-    rewrite::apply(ctx, packet, to)?;
+    rewrite::apply(ctx, packet, to, 0)?;
     let hop = hop?;
     Ok(watch::sent(ctx.send(hop)?, packet, &flow, hop))
 }

@@ -14,10 +14,11 @@ use core::mem::offset_of;
 
 use gateway_common::{
     addr::Addr16,
-    checksum::{self, diff_address, diff16, fold},
-    flow::{DIR_TO_CLIENT, FlowDirection, KIND_DSR, KIND_SNAT, PROTOCOL_TCP},
+    checksum::{self, diff_address, diff16, diff32, fold},
+    flow::{DIR_TO_CLIENT, FlowDirection, KIND_DNAT, KIND_DSR, PROTOCOL_TCP},
     names::{CALL_ANSWER, CALL_ENCAP},
     next_hop::NextHop,
+    tcp_splice::add_be,
 };
 
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     rewrite::{self, OUT_OF_REACH},
     route,
     verdict::Verdict,
-    word::{load_u16, store_u16},
+    word::{load_u16, load_u32, store_u16, store_u32},
 };
 
 /// Length of the header that precedes the quoted packet.
@@ -66,10 +67,16 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
         ctx.continue_with(CALL_ENCAP);
         return Err(PASS);
     }
+    if flow.is_of_sockets() {
+        return Err(PASS);
+    }
     forward::forwardable(packet)?;
     let to = flow.translation();
     let new_sender = new_sender(&flow, to, sender);
-    let quoted_diff = quoted(ctx, packet, icmp_offset + ICMP_LEN, to)?;
+    // None but with a connection that was handed off: what was added to the
+    // numbers of the packet is what is taken off those that refer to it.
+    let seq_delta = flow.splice().ack;
+    let quoted_diff = quoted(ctx, packet, icmp_offset + ICMP_LEN, to, seq_delta)?;
     let outer_diff = diff_address(&sender, &new_sender) + diff_address(&outer_dst, &to.new_dst);
     rewrite::header(
         ctx,
@@ -114,7 +121,7 @@ fn is_error(kind: u8, is_v6: bool) -> bool {
 /// nobody in front of it.
 #[inline(always)]
 fn new_sender(flow: &Flow, to: &FlowDirection, sender: Addr16) -> Addr16 {
-    if flow.direction() == DIR_TO_CLIENT || flow.kind() == KIND_SNAT {
+    if flow.direction() == DIR_TO_CLIENT || flow.kind() != KIND_DNAT {
         to.new_src
     } else {
         sender
@@ -129,6 +136,7 @@ fn quoted<C: Context>(
     packet: &Packet,
     offset: usize,
     to: &FlowDirection,
+    seq_delta: u32,
 ) -> Result<u64, Verdict> {
     let header_diff = rewrite::header(
         ctx,
@@ -144,7 +152,20 @@ fn quoted<C: Context>(
         store_u16::<{ offset_of!(Ports, src_be) }>(ports, to.new_dst_port_be);
         store_u16::<{ offset_of!(Ports, dst_be) }>(ports, to.new_src_port_be);
     }
-    let mut diff = header_diff + u64::from(to.ports_diff);
+    let mut seq_diff = 0;
+    if seq_delta != 0 {
+        let seq = ctx
+            .header::<u32>(packet.l4_offset + offset_of!(Tcp, seq_be))
+            .ok_or(OUT_OF_REACH)?;
+        // SAFETY: as above.
+        unsafe {
+            let old = load_u32::<0>(seq);
+            let new = add_be(old, seq_delta);
+            store_u32::<0>(seq, new);
+            seq_diff = diff32(old, new);
+        }
+    }
+    let mut diff = header_diff + u64::from(to.ports_diff) + seq_diff;
 
     // Eight bytes of the transport are always quoted, TCP's checksum is behind.
     let is_tcp = packet.key.proto == PROTOCOL_TCP;
@@ -161,7 +182,7 @@ fn quoted<C: Context>(
         // SAFETY: as above.
         let old = unsafe { load_u16::<0>(check) };
         if is_tcp || old != 0 {
-            let change = u64::from(to.addresses_diff) + u64::from(to.ports_diff);
+            let change = u64::from(to.addresses_diff) + u64::from(to.ports_diff) + seq_diff;
             let mut new = checksum::apply(old, change);
             if !is_tcp && new == 0 {
                 new = 0xffff;

@@ -38,6 +38,8 @@ mod fragment;
 #[cfg(target_arch = "bpf")]
 mod guard;
 #[cfg(target_arch = "bpf")]
+mod handoff;
+#[cfg(target_arch = "bpf")]
 mod icmp;
 #[cfg(target_arch = "bpf")]
 mod limit;
@@ -47,6 +49,8 @@ mod log;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod mask;
+#[cfg(target_arch = "bpf")]
+mod options;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
@@ -163,6 +167,30 @@ mod programs {
     #[classifier]
     pub fn tc_watch(ctx: TcContext) -> i32 {
         watch::tell(&ctx)
+    }
+
+    /// Packets of handed-off connections at XDP, called by the above.
+    #[xdp]
+    pub fn xdp_handoff(ctx: XdpContext) -> u32 {
+        forward::handoff(&ctx)
+    }
+
+    /// Packets of handed-off connections at tc, called by the above.
+    #[classifier]
+    pub fn tc_handoff(ctx: TcContext) -> i32 {
+        forward::handoff(&ctx)
+    }
+
+    /// Options of their packets at XDP, called by the above.
+    #[xdp]
+    pub fn xdp_options(ctx: XdpContext) -> u32 {
+        forward::options(&ctx)
+    }
+
+    /// Options of their packets at tc, called by the above.
+    #[classifier]
+    pub fn tc_options(ctx: TcContext) -> i32 {
+        forward::options(&ctx)
     }
 
     /// Steering at socket look-up.

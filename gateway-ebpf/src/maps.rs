@@ -27,6 +27,7 @@
 //! | DROPS, VERDICTS | reason, verdict → packets, bytes | programs | agent | per CPU, as above |
 //! | INTERFACE_DROPS | interface → packets by reason | programs, agent adds and removes interfaces | agent | per CPU; a hash, as indices of interfaces are not dense; not preallocated, as most of it stays empty |
 //! | ANSWERS | 0 → answers given lately | programs | programs | per CPU, as above |
+//! | OPTION_WALK | 0 → a walk through TCP options | programs | programs | per CPU, as above; a program's stack is followed by the verifier, and it finds no end |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
 //! | WATCH | 0 → what is watched, until when | `sluice trace --watch` | programs | array of one |
 //! | WATCH_STATE | 0 → what was told | programs | `sluice trace --watch` | per CPU: a rate without a lock |
@@ -59,6 +60,7 @@ use gateway_common::{
     source::SourceKey,
     source_flows::{self, SourceBucket},
     steer::{SteerKey, SteerValue},
+    tcp_splice::WalkOrder,
     watch::{Watch, WatchState},
 };
 
@@ -137,6 +139,9 @@ pub static VERDICTS: PerCpuArray<Count> = PerCpuArray::pinned(VERDICT_COUNTERS, 
 
 #[map]
 pub static ANSWERS: PerCpuArray<Answers> = PerCpuArray::pinned(1, 0);
+
+#[map]
+pub static OPTION_WALK: PerCpuArray<WalkOrder> = PerCpuArray::pinned(1, 0);
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);

@@ -21,9 +21,15 @@ use crate::{
 /// A header that the parser had found is not there.
 pub const OUT_OF_REACH: Verdict = Verdict::Drop(DropReason::HelperFailed);
 
-/// Rewrites the packet as `to` says. Its time to live must be over 1.
+/// Rewrites the packet as `to` says. Its time to live must be over 1. What else
+/// has changed in its transport header is `header_diff`.
 #[inline(always)]
-pub fn apply<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) -> Result<(), Verdict> {
+pub fn apply<C: Context>(
+    ctx: &C,
+    packet: &Packet,
+    to: &FlowDirection,
+    header_diff: u64,
+) -> Result<(), Verdict> {
     let addresses = [&to.new_src, &to.new_dst];
     header(
         ctx,
@@ -48,7 +54,7 @@ pub fn apply<C: Context>(ctx: &C, packet: &Packet, to: &FlowDirection) -> Result
     ctx.update_l4_checksum(&L4Checksum {
         offset: packet.l4_offset + check,
         addresses: u64::from(to.addresses_diff),
-        ports: u64::from(to.ports_diff),
+        header: u64::from(to.ports_diff) + header_diff,
         is_optional: !is_tcp,
     })?;
     balance(ctx, packet, to);

@@ -16,6 +16,7 @@ mod forward_v6;
 mod found;
 mod fragments;
 mod guard;
+mod handoff;
 mod icmp;
 mod lab;
 mod live;

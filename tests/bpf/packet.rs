@@ -63,6 +63,7 @@ pub struct Segment {
     pub flags: u32,
     pub seq: u32,
     pub ack: u32,
+    pub window: u16,
     pub ip_options: Vec<u8>,
     /// Extension headers of IPv6: their numbers, and their bytes, of which the
     /// first is filled in.
@@ -88,6 +89,7 @@ impl Segment {
             flags,
             seq: 0x0102_0304,
             ack: 0x0a0b_0c0d,
+            window: 8192,
             ip_options: Vec::new(),
             extensions: Vec::new(),
             tcp_options: Vec::new(),
@@ -196,7 +198,7 @@ impl Segment {
             }
             udp.write(&mut bytes).unwrap();
         } else {
-            let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), self.seq, 8192);
+            let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), self.seq, self.window);
             tcp.acknowledgment_number = self.ack;
             tcp.fin = self.flags & FLAG_FIN != 0;
             tcp.syn = self.flags & FLAG_SYN != 0;

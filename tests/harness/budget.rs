@@ -23,21 +23,25 @@ pub struct Budget {
 }
 
 /// Sorted by name, a line for every program of the object.
-pub const BUDGETS: [Budget; 15] = [
+pub const BUDGETS: [Budget; 19] = [
     budget("sk_steer", 3_600, 120, 450),
     budget("tc_answer", 90_000, 1_500, 512),
     budget("tc_encap", 60_000, 1_500, 512),
     budget("tc_guard", 115_000, 2_000, 512),
+    budget("tc_handoff", 150_000, 1_700, 512),
     budget("tc_icmp", 90_000, 1_000, 512),
     budget("tc_ingress", 65_000, 1_600, 400),
     budget("tc_new_flow", 160_000, 2_500, 512),
+    budget("tc_options", 33_000, 250, 512),
     budget("tc_watch", 46_000, 1_500, 512),
     budget("xdp_answer", 70_000, 1_500, 512),
     budget("xdp_encap", 60_000, 1_500, 512),
     budget("xdp_guard", 115_000, 2_000, 512),
+    budget("xdp_handoff", 175_000, 1_700, 512),
     budget("xdp_icmp", 90_000, 1_000, 512),
     budget("xdp_ingress", 62_000, 1_600, 400),
     budget("xdp_new_flow", 160_000, 2_500, 512),
+    budget("xdp_options", 33_000, 250, 512),
     budget("xdp_watch", 46_000, 1_500, 512),
 ];
 

@@ -27,9 +27,10 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-pub use options::{Header, MAX_STEPS, Step, Walk};
+pub use options::{Header, MAX_STEPS, Step, Walk, WalkOrder};
 
 /// How segments of one direction change.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Splice {
     /// Added to sequence numbers.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The walk through the options of a TCP header (RFC 9293 section 3.1).
 //!
-//! In steps of at least one byte, each of which is the same code: the kernel's
-//! verifier walks through one and finds that the next begins as it did. For
-//! that, positions stay within [`AT`] bits whatever they are computed from, and
-//! what an option's words are changed by is state, not a branch.
+//! In steps of at least one byte, each of which is the same code, and begins with
+//! nothing but a [`Walk`]: kept where the kernel's verifier does not look, each
+//! step looks to it as the one before did.
 
 use super::{KEEP_SACK, KEEP_TIMESTAMPS, Splice, add_be};
 use crate::checksum::{diff16, diff32};
@@ -50,7 +49,8 @@ pub enum Step {
 }
 
 /// A walk on its way.
-#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
     /// Where it is.
     at: u32,
@@ -62,11 +62,30 @@ pub struct Walk {
     delta: u32,
     /// and all after that.
     delta_after: u32,
-    /// The option is overwritten instead.
-    erase: bool,
+    /// The option is overwritten instead, unless this is 0.
+    erase: u32,
     /// How the sum of the header has changed, for [`crate::checksum::apply`].
     diff: u64,
 }
+
+const _: () = assert!(size_of::<Walk>() == 32);
+
+/// What a program leaves for the one that walks through the options of a packet,
+/// and that one for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkOrder {
+    /// Where it begins, or is.
+    pub walk: Walk,
+    /// How the options change.
+    pub splice: Splice,
+    /// Offset of the TCP header in the frame, bytes.
+    pub l4_offset: u32,
+    /// Not 0 once it is through: until the program is there that ordered it.
+    pub is_done: u32,
+}
+
+const _: () = assert!(size_of::<WalkOrder>() == 64);
 
 impl Walk {
     /// Through the options between `start` (20) and `end`, the header's length:
@@ -79,7 +98,7 @@ impl Walk {
             option_end: start & AT,
             delta: 0,
             delta_after: 0,
-            erase: false,
+            erase: 0,
             diff: 0,
         }
     }
@@ -125,7 +144,7 @@ impl Walk {
                 return Step::More;
             }
         }
-        if self.erase {
+        if self.erase != 0 {
             self.erase_byte(header)
         } else {
             self.change_word(header)
@@ -137,7 +156,7 @@ impl Walk {
     #[inline(always)]
     fn begin<H: Header>(&mut self, header: &H, splice: &Splice, kind: u8) -> bool {
         let len = u32::from(header.byte(self.at + 1).unwrap_or(0));
-        self.erase = true;
+        self.erase = 1;
         if len < 2 || self.at + len > self.end {
             self.option_end = self.end;
             return true;
@@ -152,7 +171,7 @@ impl Walk {
         } else {
             return true;
         }
-        self.erase = false;
+        self.erase = 0;
         self.at = (self.at + 2) & AT;
         false
     }

@@ -22,8 +22,8 @@ pub struct L4Checksum {
     pub offset: usize,
     /// Change of the addresses, which are part of the pseudo header.
     pub addresses: u64,
-    /// Change of the ports.
-    pub ports: u64,
+    /// Change of the ports and of whatever else.
+    pub header: u64,
     /// Zero stands for "no checksum" and stays; a sum of zero is written as
     /// 0xffff (UDP: RFC 768; over IPv6 for tunnels: RFC 6935).
     pub is_optional: bool,

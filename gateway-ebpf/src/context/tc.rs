@@ -89,8 +89,9 @@ impl Context for TcContext {
                 .map_err(|_| Verdict::Drop(DropReason::HelperFailed))
         };
         replace(change.addresses, pseudo)?;
-        if checksum::is_change(change.ports) {
-            replace(change.ports, flags)?;
+        let header = u64::from(checksum::fold(change.header));
+        if checksum::is_change(header) {
+            replace(header, flags)?;
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Context for XdpContext {
             if change.is_optional && old == 0 {
                 return Ok(());
             }
-            let mut new = checksum::apply(old, change.addresses + change.ports);
+            let mut new = checksum::apply(old, change.addresses + change.header);
             if change.is_optional && new == 0 {
                 new = 0xffff;
             }

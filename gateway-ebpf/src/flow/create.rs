@@ -94,7 +94,8 @@ pub fn create(packet: &Packet, service: &ServiceValue, adopted: bool) -> Result<
         (*slot).config_generation = service.config_generation;
         (*slot).established_timeout_s = service.established_timeout_s;
         (*slot).created_ns = bpf_ktime_get_coarse_ns();
-        (*slot)._reserved = [0; 2];
+        (*slot).seq_delta = [0; 2];
+        (*slot).hold_until_ns = 0;
         // A full barrier: whoever sees the state sees all that is above.
         atomic::swap(&raw mut (*slot).state, SLOT_ACTIVE);
     }
@@ -290,7 +291,10 @@ unsafe fn complete(dir: *mut FlowDirection) {
         (*dir).last_seen_ns = 0;
         (*dir).seq_end = 0;
         (*dir).ack = 0;
-        (*dir)._reserved = [0; 3];
+        (*dir).ts_seen = 0;
+        (*dir).ts_delta = 0;
+        (*dir).window_shift = 0;
+        (*dir).keep = 0;
     }
 }
 

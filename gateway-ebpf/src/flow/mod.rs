@@ -8,6 +8,7 @@
 
 pub mod counted;
 mod create;
+mod observe;
 mod ports;
 
 use core::{mem::offset_of, ptr};
@@ -17,11 +18,12 @@ pub use create::create;
 use gateway_common::{
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, SLOT_ACTIVE,
-        SLOT_CLOSING, SLOT_DEAD,
+        SLOT_CLOSING, SLOT_DEAD, is_live,
     },
     tcp_state::{self, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN},
     udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
+pub use observe::Timestamp;
 
 use crate::{
     atomic,
@@ -49,7 +51,7 @@ pub fn find(packet: &Packet) -> Option<Flow> {
     reference.direction = masked::<1>(reference.direction as usize) as u32;
     let slot = referenced_slot(&reference)?;
     let state = load_state(slot);
-    (state == SLOT_ACTIVE || state == SLOT_CLOSING).then_some(Flow { slot, reference })
+    is_live(state).then_some(Flow { slot, reference })
 }
 
 /// The flow that `reference` is of, if its slot has not been taken by another
@@ -207,7 +209,7 @@ impl Flow {
         if tcp_state < tcp_state::TCP_ESTABLISHED
             || packet.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0
         {
-            self.advance(packet.tcp_flags, &numbers);
+            self.advance(packet.tcp_flags, &numbers, 0);
         } else if tcp_state == UDP_ONE_WAY && self.direction() == DIR_TO_CLIENT {
             // SAFETY: `slot` is an element of the slot array. Whoever comes
             // second writes the same.
@@ -219,26 +221,31 @@ impl Flow {
     /// Counts the packet; the time, and the connection's state.
     #[inline(always)]
     fn count(&self, packet: &Packet) -> (u64, u32) {
+        // SAFETY: `slot` is an element of the slot array, and this part of it
+        // does not change while the flow lives.
+        let (service_id, backend_id) =
+            unsafe { ((*self.slot).service_id, (*self.slot).backend_id) };
+        service::count_packet(&SERVICE_STATS, service_id, self.direction(), packet.ip_len);
+        service::count_packet(&BACKEND_STATS, backend_id, self.direction(), packet.ip_len);
+        self.touch(packet)
+    }
+
+    /// The same for a flow of no service.
+    #[inline(always)]
+    fn touch(&self, packet: &Packet) -> (u64, u32) {
         let slot = self.slot;
-        let direction = self.direction();
         // SAFETY: a helper without arguments.
         let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
         // SAFETY: `slot` is an element of the slot array; counters are aligned
         // and changed by atomic operations, `last_seen_ns` by plain stores of
         // which any may win.
-        let (service_id, backend_id, tcp_state) = unsafe {
-            let dir = &raw mut (*slot).dir[direction as usize];
+        let tcp_state = unsafe {
+            let dir = &raw mut (*slot).dir[self.direction() as usize];
             atomic::add(&raw mut (*dir).packets, 1);
             atomic::add(&raw mut (*dir).bytes, u64::from(packet.ip_len));
             (*dir).last_seen_ns = now_ns;
-            (
-                (*slot).service_id,
-                (*slot).backend_id,
-                ptr::read_volatile(&raw const (*slot).tcp_state),
-            )
+            ptr::read_volatile(&raw const (*slot).tcp_state)
         };
-        service::count_packet(&SERVICE_STATS, service_id, direction, packet.ip_len);
-        service::count_packet(&BACKEND_STATS, backend_id, direction, packet.ip_len);
         (now_ns, tcp_state)
     }
 
@@ -269,8 +276,10 @@ impl Flow {
     /// Two CPUs that see the two FINs at the same time both publish their own
     /// flag before they read the other's, so at least one of them sees both;
     /// and whoever comes second starts from what the first one has reached.
+    ///
+    /// Its receiver counts `seq_delta` further than the segment's sender.
     #[inline(always)]
-    fn advance(&self, tcp_flags: u32, numbers: &Numbers) {
+    fn advance(&self, tcp_flags: u32, numbers: &Numbers, seq_delta: u32) {
         let slot = self.slot;
         let own = self.direction() as usize;
         // The acknowledgement of a RST is not written down either.
@@ -301,7 +310,7 @@ impl Flow {
             is_taken: flags == FLAG_RST
                 && tcp_state::takes_reset(
                     current,
-                    numbers.seq,
+                    numbers.seq.wrapping_add(seq_delta),
                     (tcp_flags & FLAG_ACK != 0).then_some(numbers.ack),
                     (other_flags & FLAG_ACK != 0).then_some(peer_ack),
                     peer_seq_end,

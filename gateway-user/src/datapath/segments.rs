@@ -162,7 +162,10 @@ mod tests {
             ports_diff: 0,
             seq_end,
             ack,
-            _reserved: [0; 3],
+            ts_seen: 0,
+            ts_delta: 0,
+            window_shift: 0,
+            keep: 0,
         }
     }
 
@@ -179,7 +182,8 @@ mod tests {
             created_ns: 0,
             source_place: 0,
             half_open: 0,
-            _reserved: [0; 2],
+            seq_delta: [0; 2],
+            hold_until_ns: 0,
             dir: [to_backend, to_client],
         }
     }
