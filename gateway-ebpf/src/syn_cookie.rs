@@ -130,7 +130,7 @@ pub fn challenge<C: Context>(
     ctx.update_l4_checksum(&L4Checksum {
         offset: packet.l4_offset + offset_of!(Tcp, check),
         addresses: 0,
-        ports: diff,
+        header: diff,
         is_optional: false,
     })?;
     ctx.send_back()

@@ -113,6 +113,14 @@ fn agent(out: &mut Families<'_>, report: &Report) {
             .map(|(direction, bytes)| (vec![("direction", direction.to_owned())], bytes)),
     );
     out.counter(
+        "handoffs",
+        "Connections and attempts to hand them to the kernel, by what became of them",
+        connections
+            .handoff
+            .iter()
+            .map(|(outcome, count)| (vec![("outcome", outcome.clone())], *count)),
+    );
+    out.counter(
         "http_responses",
         "Requests answered, by class of status",
         (1..=5)

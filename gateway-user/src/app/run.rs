@@ -16,9 +16,10 @@ use tokio::{
 use crate::{
     admin::{self, Query},
     app::pipeline::{self, Pipeline},
-    bootstrap::Bootstrap,
+    bootstrap::{Bootstrap, HandoffMode},
     cli,
     compile::Observed,
+    conn::handoff::HandoffOptions,
     datapath::{self, Datapath},
     diagnostic::{Diagnostic, Severity},
     drain::{self, DrainTrigger},
@@ -87,7 +88,7 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
     ));
 
     let (trigger, watcher) = drain::channel();
-    let (datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
+    let (mut datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
     if datapath.is_none() && !bootstrap.vips.is_empty() {
         tracing::warn!(
             vips = ?bootstrap.vips,
@@ -102,7 +103,15 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
+    let handoff = match &mut datapath {
+        Some(datapath) if bootstrap.handoff.mode == HandoffMode::Auto => Some(HandoffOptions {
+            table: Arc::new(datapath.handoffs()?),
+            after_bytes: bootstrap.handoff.after_bytes,
+        }),
+        _ => None,
+    };
     let options = WorkerOptions {
+        handoff,
         connection: bootstrap.connections(),
         http: bootstrap.http(),
         ..WorkerOptions::default()

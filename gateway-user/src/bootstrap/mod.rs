@@ -19,10 +19,12 @@ use crate::{
     model::{ForwardingMode, HealthDefaults, health},
 };
 
+mod handoff;
 mod protection;
 #[cfg(test)]
 mod tests;
 
+pub use handoff::{HandoffMode, HandoffSettings};
 pub use protection::ProtectionSettings;
 
 /// Settings as written, with defaults filled in.
@@ -60,6 +62,8 @@ pub struct Bootstrap {
     /// Source ports for SNAT; keep it outside `net.ipv4.ip_local_port_range`.
     #[serde(deserialize_with = "port_range")]
     pub snat_ports: RangeInclusive<u16>,
+    /// Whether passthrough connections are handed to the kernel.
+    pub handoff: HandoffSettings,
     /// Write one record per connection and request to the log.
     pub access_log: bool,
     /// Sizes.
@@ -222,6 +226,7 @@ impl Default for Bootstrap {
             bpffs: datapath.bpffs,
             workers: 0,
             snat_ports: datapath.snat_ports,
+            handoff: HandoffSettings::default(),
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -437,6 +442,7 @@ impl Bootstrap {
             attach: self.attach,
             forwarding: self.forwarding,
             snat_ports: self.snat_ports.clone(),
+            handoff_ports: self.handoff.ports.clone(),
             max_flows: self.limits.max_flows,
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,

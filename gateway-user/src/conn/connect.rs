@@ -11,6 +11,8 @@ use tokio::{
 
 use crate::{
     balance::{ActiveGuard, Balancer},
+    conn::handoff,
+    datapath::handoff::Handoffs,
     snapshot::{Cluster, TcpAction},
     telemetry::access::CloseReason,
 };
@@ -24,6 +26,15 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// Counts it as active.
     pub guard: ActiveGuard,
+}
+
+/// What a connection needs from its start to be handed off later.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Says which local ends are free.
+    pub table: &'a Handoffs,
+    /// The connection it is for.
+    pub client: &'a TcpStream,
 }
 
 /// Why no endpoint answered.
@@ -49,7 +60,8 @@ const KEEPALIVE_PROBES: u32 = 5;
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Connects a connection from `client`, which came for `local`, to an endpoint of
-/// `cluster`, each attempt within the cluster's timeout.
+/// `cluster`, each attempt within the cluster's timeout; from a
+/// source of the datapath's own with `handoff`.
 ///
 /// # Errors
 /// [`ConnectError`] when there is no endpoint, or the last attempt failed.
@@ -59,6 +71,7 @@ pub async fn connect(
     action: &TcpAction,
     client: SocketAddr,
     local: SocketAddr,
+    handoff: Option<&Source<'_>>,
 ) -> Result<Upstream, ConnectError> {
     let mut failed: Vec<SocketAddr> = Vec::new();
     let mut error = ConnectError {
@@ -70,7 +83,7 @@ pub async fn connect(
             break;
         };
         let address = action.reached_at(picked.address, local.port());
-        let attempt = timeout(cluster.connect_timeout, dial(address)).await;
+        let attempt = timeout(cluster.connect_timeout, dial(address, handoff)).await;
         let (reason, cause) = match attempt {
             Ok(Ok(stream)) => {
                 return Ok(Upstream {
@@ -97,13 +110,23 @@ pub async fn connect(
     Err(error)
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+async fn dial(address: SocketAddr, handoff: Option<&Source<'_>>) -> io::Result<TcpStream> {
+    let open = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        set_options(&SockRef::from(&socket))?;
+        Ok(socket)
     };
-    set_options(&SockRef::from(&socket))?;
-    socket.connect(address).await
+    if let Some(source) = handoff
+        && let Some(socket) = handoff::bound(source.table, address, open)?
+    {
+        // Without it the connection may not fit; then it stays with the agent.
+        let _ = handoff::limit_mss(&socket, source.client);
+        return socket.connect(address).await;
+    }
+    open()?.connect(address).await
 }
 
 /// What both sides of every connection have: no delay of small segments, and a

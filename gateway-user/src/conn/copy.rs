@@ -30,6 +30,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     conn::{
+        handoff::Handoff,
         prefixed::Prefixed,
         scratch,
         splice::{self, Filled, Pipe},
@@ -112,11 +113,14 @@ const fn read_len(moved: u64) -> usize {
 const STREAMING: usize = 16 * 1024;
 
 /// Copies until both directions have ended, one side is reset, or nothing moves
-/// for `idle`. On a reset the other side is set to be reset when it is dropped.
+/// for `idle`; or until the kernel has taken the connection over, for which it is
+/// asked where `handoff` is given. On a reset the other side is set to be reset
+/// when it is dropped.
 pub async fn bidirectional<C: Stream, U: Stream>(
     client: &mut C,
     upstream: &mut U,
     idle: Option<Duration>,
+    mut handoff: Option<Box<Handoff>>,
 ) -> CloseReason {
     let mut inbound = Direction::default();
     let mut outbound = Direction::default();
@@ -142,6 +146,15 @@ pub async fn bidirectional<C: Stream, U: Stream>(
         }
         if inbound_ended && outbound_ended {
             return Poll::Ready(CloseReason::Done);
+        }
+        if let Some(handoff) = &mut handoff
+            && let (Some(client), Some(upstream)) = (client.plain(), upstream.plain())
+        {
+            let moved = inbound.moved + outbound.moved;
+            let quiet = inbound.is_quiet() && outbound.is_quiet();
+            if handoff.poll(cx, moved, quiet, client, upstream).is_ready() {
+                return Poll::Ready(CloseReason::HandedOff);
+            }
         }
         if let Some(quiet) = &mut quiet {
             ready!(quiet.poll(cx, inbound.moved + outbound.moved != before));
@@ -205,6 +218,12 @@ fn broken(inbound: &Direction, outbound: &Direction) -> Option<CloseReason> {
 }
 
 impl Direction {
+    /// Whether every byte that was read has been given to the writer, and there
+    /// may be more.
+    fn is_quiet(&self) -> bool {
+        self.state == State::Open && self.pending.is_empty() && self.pipe.is_none()
+    }
+
     /// Ready once it has ended, one way or another.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<()>
     where

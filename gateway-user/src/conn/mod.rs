@@ -13,10 +13,12 @@ use crate::{
         client_hello::Outcome,
         copy::Stream,
         decide::{Decision, Step},
+        handoff::{Handoff, HandoffOptions},
         limits::{ConnectionLimits, HttpLimits},
         prefixed::Prefixed,
         session::Session,
     },
+    datapath::handoff::Ends,
     drain::DrainWatcher,
     http::{self, HttpWorker},
     model::HashPolicy,
@@ -32,6 +34,7 @@ pub mod client_hello;
 pub mod connect;
 pub mod copy;
 pub mod decide;
+pub mod handoff;
 pub mod limits;
 pub mod peek;
 pub mod prefixed;
@@ -48,6 +51,8 @@ pub struct Worker {
     counters: Arc<WorkerCounters>,
     balancer: Rc<Balancer>,
     http: Rc<HttpWorker>,
+    /// Where connections can be handed to the kernel.
+    handoff: Option<HandoffOptions>,
     /// Every connection holds a guard of it.
     drain: DrainWatcher,
 }
@@ -58,6 +63,7 @@ impl Worker {
         snapshot: SnapshotHandle,
         limits: ConnectionLimits,
         http: HttpLimits,
+        handoff: Option<HandoffOptions>,
         counters: Arc<WorkerCounters>,
         drain: DrainWatcher,
     ) -> Rc<Self> {
@@ -73,6 +79,7 @@ impl Worker {
             ),
             counters,
             balancer,
+            handoff,
             drain,
         })
     }
@@ -231,18 +238,44 @@ async fn proxy<C: Stream>(
         copy::reset_on_drop(client.socket());
         return CloseReason::SourceDenied;
     }
+    let handoff = worker
+        .handoff
+        .as_ref()
+        .filter(|_| matches!(session.mode, Mode::Passthrough | Mode::Forward));
+    let source = handoff.map(|options| connect::Source {
+        table: &options.table,
+        client: client.socket(),
+    });
     let connected = connect::connect(
         &worker.balancer,
         cluster,
         action,
         session.peer,
         session.local,
+        source.as_ref(),
     )
     .await;
     match connected {
         Ok(mut upstream) => {
             session.upstream = Some(upstream.address);
-            copy::bidirectional(&mut client, &mut upstream.stream, action.idle_timeout).await
+            let handoff = handoff.and_then(|options| {
+                let ends = Ends {
+                    client: session.peer,
+                    destination: session.local,
+                    source: upstream.stream.local_addr().ok()?,
+                    backend: upstream.address,
+                };
+                let counters = Arc::clone(&worker.counters);
+                handoff::is_ours(&options.table, ends.source)
+                    .then(|| Box::new(Handoff::new(options, counters, ends, action.idle_timeout)))
+            });
+            copy::bidirectional(
+                &mut client,
+                &mut upstream.stream,
+                action.idle_timeout,
+                handoff,
+            )
+            .await
         }
         Err(error) => {
             session.upstream = error.address;

@@ -131,6 +131,7 @@ async fn a_connection_is_small_while_it_waits() {
         SnapshotHandle::new(),
         ConnectionLimits::default(),
         HttpLimits::default(),
+        None,
         Arc::default(),
         watcher,
     );

@@ -10,6 +10,7 @@ use crate::{
     datapath::{
         Applied, DatapathConfig, DatapathError, DatapathReport, Detached, FlowReport, Swept,
         TraceQuery, TraceReport,
+        handoff::Handoffs,
         report::{DecisionReport, WatchFilter},
     },
     snapshot::Snapshot,
@@ -41,6 +42,14 @@ impl Datapath {
     /// Not possible.
     pub async fn open(config: DatapathConfig) -> Result<Self, DatapathError> {
         Err(unavailable(&config))
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn handoffs(&mut self) -> Result<Handoffs, DatapathError> {
+        match self.0 {}
     }
 
     /// Never called.

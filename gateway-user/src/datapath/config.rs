@@ -32,6 +32,8 @@ pub struct DatapathConfig {
     pub forwarding: ForwardingMode,
     /// Source ports for flows with a rewritten source.
     pub snat_ports: RangeInclusive<u16>,
+    /// Source ports towards backends of connections that can be handed off.
+    pub handoff_ports: RangeInclusive<u16>,
     /// Flows tracked at once.
     pub max_flows: u32,
     /// Forwarded (address, port) pairs.
@@ -68,6 +70,7 @@ impl Default for DatapathConfig {
             attach: AttachMode::Auto,
             forwarding: ForwardingMode::Auto,
             snat_ports: limits::SNAT_PORT_MIN as u16..=limits::SNAT_PORT_MAX as u16,
+            handoff_ports: limits::HANDOFF_PORT_MIN as u16..=limits::HANDOFF_PORT_MAX as u16,
             max_flows: limits::MAX_FLOWS,
             max_services: limits::MAX_SERVICES,
             max_backends: limits::MAX_BACKENDS,

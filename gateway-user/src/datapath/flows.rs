@@ -20,7 +20,7 @@ use std::{
 use gateway_common::{
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowRef, KIND_DSR, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
-        SLOT_DEAD, SLOT_FREE,
+        SLOT_DEAD, SLOT_FREE, SLOT_HOLD, SLOT_OBSERVE,
     },
     tcp_state::{self, TRANSITORY_TIMEOUT_S},
     udp_state,
@@ -155,6 +155,9 @@ impl Sweeper {
                 }
                 return Ok(());
             }
+        } else if state != SLOT_DEAD && !is_over(slot, state, now, linger) {
+            // A thread is about to hand it off.
+            return Ok(());
         }
         if state != SLOT_DEAD && !slot.change_state(state, SLOT_DEAD) {
             // A program was faster; next time.
@@ -165,7 +168,7 @@ impl Sweeper {
         self.free(maps, index, slot, look_first)?;
         match state {
             SLOT_ACTIVE => self.round.expired += 1,
-            SLOT_CLAIMED => self.round.reclaimed += 1,
+            SLOT_CLAIMED | SLOT_OBSERVE | SLOT_HOLD => self.round.reclaimed += 1,
             _ => self.round.closed += 1,
         }
         Ok(())
@@ -234,8 +237,15 @@ impl Sweeper {
 /// Claims remembered at most: there are as many under way as CPUs.
 const CLAIMS: usize = 65_536;
 
+/// A connection is observed for a few seconds before it is handed off, or is not;
+/// its agent may be gone.
+const OBSERVE_LIMIT: Duration = Duration::from_secs(60);
+
 fn is_over(slot: &Slot, state: u32, now: u64, linger: Duration) -> bool {
     let (progress, established_s, created) = slot.timing();
+    if state == SLOT_OBSERVE || state == SLOT_HOLD {
+        return now.saturating_sub(created) > OBSERVE_LIMIT.as_nanos() as u64;
+    }
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
     let timeout = if udp_state::is_udp(progress) {
         seconds(udp_state::timeout_s(progress, established_s))

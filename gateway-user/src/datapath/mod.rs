@@ -47,6 +47,11 @@ mod foreign;
 #[cfg(feature = "ebpf")]
 mod gone;
 #[cfg(feature = "ebpf")]
+pub mod handoff;
+#[cfg(not(feature = "ebpf"))]
+#[path = "handoff_absent.rs"]
+pub mod handoff;
+#[cfg(feature = "ebpf")]
 mod hook;
 #[cfg(feature = "ebpf")]
 mod interfaces;

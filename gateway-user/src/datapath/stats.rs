@@ -12,8 +12,8 @@ use gateway_common::{
     counters::{Count, Stats, VerdictCounter},
     drop_reason::DropReason,
     flow::{
-        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowSlot, KIND_DNAT, KIND_DSR, KIND_SNAT, SLOT_ACTIVE,
-        SLOT_CLOSING,
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowSlot, KIND_DNAT, KIND_DSR, KIND_HANDOFF, KIND_SNAT,
+        SLOT_ACTIVE, SLOT_CLOSING,
     },
     tcp_state, udp_state,
 };
@@ -145,6 +145,7 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
             KIND_DNAT => "dnat",
             KIND_SNAT => "snat",
             KIND_DSR => "dsr",
+            KIND_HANDOFF => "handoff",
             _ => "unknown",
         },
         client: socket_addr(to_backend.key.src, to_backend.key.src_port_be),

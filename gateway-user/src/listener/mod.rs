@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     conn::{
+        handoff::HandoffOptions,
         limits::{ConnectionLimits, HttpLimits},
         splice,
     },
@@ -43,6 +44,8 @@ pub struct WorkerOptions {
     pub connection: ConnectionLimits,
     /// Limits of HTTP.
     pub http: HttpLimits,
+    /// How connections are handed to the kernel, where they can be.
+    pub handoff: Option<HandoffOptions>,
     /// Connections the kernel completes ahead of accept, per socket (listen(2);
     /// net.core.somaxconn caps it).
     pub backlog: i32,
@@ -85,6 +88,7 @@ impl Default for WorkerOptions {
         Self {
             connection: ConnectionLimits::default(),
             http: HttpLimits::default(),
+            handoff: None,
             backlog: 4096,
         }
     }

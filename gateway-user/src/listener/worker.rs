@@ -81,7 +81,14 @@ async fn serve(start: Start) {
         steered,
         mut commands,
     } = start;
-    let worker = Worker::new(snapshot, options.connection, options.http, counters, drain);
+    let worker = Worker::new(
+        snapshot,
+        options.connection,
+        options.http,
+        options.handoff,
+        counters,
+        drain,
+    );
     let open = |socket| {
         let (close, closed) = oneshot::channel();
         match Acceptor::new(socket, &worker, &active) {

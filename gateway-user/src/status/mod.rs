@@ -2,7 +2,7 @@
 //! Reports: what the agent serves, how its kernel side does, what is wrong with
 //! the configuration. Nothing here changes routing.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::{
     snapshot::{ListenerTable, Snapshot},
     telemetry::{
         access::CloseReason,
-        counters::{MODES, WorkerCounters},
+        counters::{Counter, INELIGIBLE, MODES, NOT_YET, WorkerCounters},
     },
 };
 
@@ -124,6 +124,8 @@ pub struct Connections {
     pub responses: [u64; 5],
     /// Requests the validator refused.
     pub bad_requests: u64,
+    /// What became of connections that could be handed to the kernel, by label.
+    pub handoff: BTreeMap<String, u64>,
     /// Upstream connections opened for HTTP.
     pub upstream_opened: u64,
     /// Requests on a pooled upstream connection.
@@ -307,7 +309,30 @@ fn connections(counters: &[Arc<WorkerCounters>], active: usize) -> Connections {
         bytes_out: sum(|one| one.bytes_out.value()),
         responses,
         bad_requests: sum(|one| one.bad_requests.value()),
+        handoff: handoffs(counters),
         upstream_opened: sum(|one| one.upstream_opened.value()),
         upstream_reused: sum(|one| one.upstream_reused.value()),
     }
+}
+
+/// Every count of handoffs: those begun and not, and attempts that came to
+/// nothing. Those that succeeded are closed connections.
+fn handoffs(counters: &[Arc<WorkerCounters>]) -> BTreeMap<String, u64> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for one in counters {
+        let one = &one.handoff;
+        let mut add = |label: String, counter: &Counter| {
+            *sums.entry(label).or_default() += counter.value();
+        };
+        add("begun".to_owned(), &one.begun);
+        add("gave_up".to_owned(), &one.gave_up);
+        add("failed".to_owned(), &one.failed);
+        for (reason, counter) in NOT_YET.iter().zip(&one.not_yet) {
+            add(format!("not_yet_{reason}"), counter);
+        }
+        for (reason, counter) in INELIGIBLE.iter().zip(&one.ineligible) {
+            add(format!("ineligible_{reason}"), counter);
+        }
+    }
+    sums
 }

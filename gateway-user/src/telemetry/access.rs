@@ -57,11 +57,13 @@ pub enum CloseReason {
     SourceDenied,
     /// An I/O error of this machine.
     Internal,
+    /// The kernel has taken the connection over; it goes on.
+    HandedOff,
 }
 
 impl CloseReason {
     /// Every reason, in order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Done,
         Self::ClientReset,
         Self::UpstreamReset,
@@ -85,6 +87,7 @@ impl CloseReason {
         Self::OverLimit,
         Self::SourceDenied,
         Self::Internal,
+        Self::HandedOff,
     ];
 
     /// The word in records and metrics.
@@ -113,6 +116,7 @@ impl CloseReason {
             Self::OverLimit => "over_limit",
             Self::SourceDenied => "source_denied",
             Self::Internal => "internal",
+            Self::HandedOff => "handed_off",
         }
     }
 }

@@ -21,11 +21,42 @@ pub struct WorkerCounters {
     pub responses: [Counter; 5],
     /// Requests the validator refused.
     pub bad_requests: Counter,
+    /// Connections handed to the kernel.
+    pub handoff: HandoffCounters,
     /// Upstream connections opened for HTTP.
     pub upstream_opened: Counter,
     /// Requests served on a pooled upstream connection.
     pub upstream_reused: Counter,
 }
+
+/// What became of connections that could be handed to the kernel; those that were
+/// are closed for [`CloseReason::HandedOff`].
+#[derive(Debug, Default)]
+pub struct HandoffCounters {
+    /// Began to be observed.
+    pub begun: Counter,
+    /// Attempts that found it not ready, by why.
+    pub not_yet: [Counter; NOT_YET.len()],
+    /// Never quiet for long enough, this time.
+    pub gave_up: Counter,
+    /// That cannot be handed off, by why.
+    pub ineligible: [Counter; INELIGIBLE.len()],
+    /// Refused by the flow table or by a socket.
+    pub failed: Counter,
+}
+
+/// Labels of [`HandoffCounters::not_yet`].
+pub const NOT_YET: [&str; 6] = [
+    "unread",
+    "unacknowledged",
+    "unseen",
+    "early",
+    "late",
+    "expired",
+];
+
+/// Labels of [`HandoffCounters::ineligible`].
+pub const INELIGIBLE: [&str; 5] = ["not_established", "timestamps", "sack", "ecn", "mss"];
 
 /// Modes in the order of [`WorkerCounters::closed`].
 pub const MODES: [Mode; 6] = [

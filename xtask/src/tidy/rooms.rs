@@ -38,6 +38,8 @@ const ROOMS: &[Room] = &[
             "model",
             "snapshot",
             "balance",
+            // To hand connections over.
+            "datapath",
             "http",
             "tls",
             "telemetry",

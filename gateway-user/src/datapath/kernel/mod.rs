@@ -40,6 +40,7 @@ use crate::{
 
 mod adopted;
 mod catch_up;
+mod handoffs;
 mod neighbours;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use gateway_common::{
     backend::{FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT, NO_BACKEND},
     drop_reason::DropReason,
-    flow::{DIR_TO_BACKEND, KIND_DSR, SLOT_ACTIVE, SLOT_CLOSING},
+    flow::{DIR_TO_BACKEND, KIND_DSR, SLOT_ACTIVE, SLOT_CLOSING, SLOT_HOLD, SLOT_OBSERVE},
     maglev,
     service::HASH_SOURCE_ADDRESS,
 };
@@ -37,6 +37,10 @@ pub fn flow(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
         SLOT_CLOSING => {
             walk.found("flow", format!("an ended one ({state}): a new one"));
             walk.ended = Some(found.slot);
+            return Ok(None);
+        }
+        SLOT_OBSERVE | SLOT_HOLD => {
+            walk.found("flow", "a connection of the agent, to be handed off");
             return Ok(None);
         }
         _ => {

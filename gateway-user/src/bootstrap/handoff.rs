@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Settings of handing connections to the kernel.
+
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+
+use super::port_range;
+use crate::datapath::DatapathConfig;
+
+/// How passthrough connections are handed to the kernel.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandoffSettings {
+    /// Whether they are.
+    pub mode: HandoffMode,
+    /// Bytes both ways from which on a connection is worth it.
+    pub after_bytes: u64,
+    /// Source ports towards backends; apart from `snat_ports`.
+    #[serde(deserialize_with = "port_range")]
+    pub ports: RangeInclusive<u16>,
+}
+
+impl Default for HandoffSettings {
+    fn default() -> Self {
+        Self {
+            mode: HandoffMode::default(),
+            after_bytes: 16 * 1024,
+            ports: DatapathConfig::default().handoff_ports,
+        }
+    }
+}
+
+/// Whether connections are handed to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandoffMode {
+    /// The agent relays them to their end.
+    #[default]
+    Off,
+    /// Those that can be.
+    Auto,
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Hands a relayed connection over to the kernel.
+//!
+//! Once a connection has moved enough bytes to be worth it, and its two sockets
+//! fit together, its packets are noted down by the kernel's programs. At a moment
+//! when nothing is on its way, the two sockets become one flow. Until then, and
+//! whenever it does not work out, it is relayed as any other.
+
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{Sleep, sleep},
+};
+
+use crate::{
+    datapath::handoff::{Ends, Handoffs, Observed},
+    telemetry::counters::WorkerCounters,
+};
+
+mod eligible;
+mod repair;
+mod switch;
+
+use eligible::Fit;
+use switch::Attempt;
+
+/// Attempts at once, each a moment after the other, while an answer to the first
+/// is on its way: it takes a network's round trip, which no timer is that fine
+/// for.
+const QUICK_TRIES: u32 = 32;
+/// Time between attempts after those, doubled each time.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+/// At most; then the connection rests.
+const LAST_WAIT: Duration = Duration::from_millis(256);
+/// Time until a connection that was never quiet is tried again, doubled each
+/// time.
+const FIRST_REST: Duration = Duration::from_secs(5);
+const LAST_REST: Duration = Duration::from_secs(300);
+
+/// What connections need to be handed off.
+#[derive(Clone, Debug)]
+pub struct HandoffOptions {
+    /// The kernel's table.
+    pub table: Arc<Handoffs>,
+    /// Bytes both ways from which on a connection is worth it.
+    pub after_bytes: u64,
+}
+
+/// One connection on its way out.
+#[derive(Debug)]
+pub struct Handoff {
+    options: HandoffOptions,
+    counters: Arc<WorkerCounters>,
+    ends: Ends,
+    timeout_s: u32,
+    rest: Duration,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// For enough bytes, or for the end of a rest.
+    Waiting { rested: Option<Pin<Box<Sleep>>> },
+    /// Its packets are noted down.
+    Observing(Box<Observing>),
+    /// It stays with the agent.
+    Never,
+}
+
+#[derive(Debug)]
+struct Observing {
+    observed: Observed,
+    fit: Fit,
+    tries: u32,
+    wait: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Handoff {
+    /// For the connection between `ends`; `idle` is its idle timeout, if it has
+    /// one.
+    pub fn new(
+        options: &HandoffOptions,
+        counters: Arc<WorkerCounters>,
+        ends: Ends,
+        idle: Option<Duration>,
+    ) -> Self {
+        Self {
+            options: options.clone(),
+            counters,
+            ends,
+            timeout_s: idle.map_or(0, |idle| {
+                u32::try_from(idle.as_secs().max(1)).unwrap_or(u32::MAX)
+            }),
+            rest: FIRST_REST,
+            stage: Stage::Waiting { rested: None },
+        }
+    }
+
+    /// Ready once the kernel has the connection: the sockets are to be dropped.
+    /// `moved` is the number of bytes it has moved, `quiet` whether the caller
+    /// holds none of them; it is asked again after anything has moved.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        moved: u64,
+        quiet: bool,
+        client: &TcpStream,
+        backend: &TcpStream,
+    ) -> Poll<()> {
+        if let Stage::Waiting { rested } = &mut self.stage {
+            if let Some(sleep) = rested {
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                *rested = None;
+            }
+            if moved < self.options.after_bytes || !quiet {
+                return Poll::Pending;
+            }
+            self.stage = self.begin(cx, client, backend);
+        }
+        let Stage::Observing(observing) = &mut self.stage else {
+            return Poll::Pending;
+        };
+        if let Some(sleep) = &mut observing.sleep {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            observing.sleep = None;
+        }
+        if quiet {
+            let fit = observing.fit;
+            // Once at the start, then each time it has waited.
+            let may_ask = observing.tries == 0 || observing.tries >= QUICK_TRIES;
+            let observed = &mut observing.observed;
+            match switch::attempt(client, backend, observed, fit, may_ask) {
+                Ok(Attempt::Done) => {
+                    self.stage = Stage::Never;
+                    return Poll::Ready(());
+                }
+                Ok(Attempt::NotYet(reason)) => {
+                    self.counters.handoff.not_yet[reason as usize].add(1);
+                }
+                Ok(Attempt::Ending) => {
+                    self.stage = Stage::Never;
+                    return Poll::Pending;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, client = %self.ends.client, "not handed off");
+                    self.counters.handoff.failed.add(1);
+                    self.stage = Stage::Never;
+                    return Poll::Pending;
+                }
+            }
+        }
+        observing.tries += 1;
+        if observing.tries < QUICK_TRIES {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if observing.wait > LAST_WAIT {
+            self.counters.handoff.gave_up.add(1);
+            self.stage = self.rest(cx);
+        } else {
+            let mut wait = Box::pin(sleep(observing.wait));
+            observing.wait *= 2;
+            // Registers the waker; it cannot be over yet.
+            let _ = wait.as_mut().poll(cx);
+            observing.sleep = Some(wait);
+        }
+        Poll::Pending
+    }
+
+    /// Leaves it to the agent for a while.
+    fn rest(&mut self, cx: &mut Context<'_>) -> Stage {
+        let mut rested = Box::pin(sleep(self.rest));
+        self.rest = (self.rest * 2).min(LAST_REST);
+        let _ = rested.as_mut().poll(cx);
+        Stage::Waiting {
+            rested: Some(rested),
+        }
+    }
+
+    /// Begins to observe the connection, if it can be handed off at all.
+    fn begin(&mut self, cx: &mut Context<'_>, client: &TcpStream, backend: &TcpStream) -> Stage {
+        let fit = match (repair::info(client), repair::info(backend)) {
+            (Ok(client), Ok(backend)) => eligible::fit(&client, &backend),
+            _ => return Stage::Never,
+        };
+        let fit = match fit {
+            Ok(fit) => fit,
+            Err(reason) => {
+                tracing::debug!(
+                    client = %self.ends.client,
+                    reason = reason.name(),
+                    "cannot be handed off"
+                );
+                self.counters.handoff.ineligible[reason as usize].add(1);
+                return Stage::Never;
+            }
+        };
+        let table = &self.options.table;
+        match table.observe(&self.ends, fit.keep, fit.window_shift, self.timeout_s) {
+            Ok(observed) => {
+                self.counters.handoff.begun.add(1);
+                Stage::Observing(Box::new(Observing {
+                    observed,
+                    fit,
+                    tries: 0,
+                    wait: FIRST_WAIT,
+                    sleep: None,
+                }))
+            }
+            Err(error) => {
+                // The table is full, or an old flow's key is still there.
+                tracing::debug!(%error, client = %self.ends.client, "not handed off");
+                self.counters.handoff.failed.add(1);
+                self.rest(cx)
+            }
+        }
+    }
+}
+
+/// A socket for a connection to `backend`, bound to a local end that no
+/// handed-off connection has. None when a few ports in a row are taken.
+///
+/// Nobody else can bind the port while the socket is open, and a connection is in
+/// the table before its socket is closed: so what is free once it is bound stays
+/// free.
+///
+/// # Errors
+/// Those of socket(2) and of `open`, which makes an unbound one.
+pub fn bound(
+    table: &Handoffs,
+    backend: SocketAddr,
+    open: impl Fn() -> io::Result<TcpSocket>,
+) -> io::Result<Option<TcpSocket>> {
+    // Which address the kernel would take: it says so of a socket that never
+    // sends.
+    let any: SocketAddr = match backend {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let asked = UdpSocket::bind(any)?;
+    asked.connect(backend)?;
+    let mut source = asked.local_addr()?;
+    let ports = table.ports();
+    let count = u32::from(*ports.end() - *ports.start()) + 1;
+    let first = random() % count;
+    let mut socket = open()?;
+    for offset in 0..PORT_TRIES.min(count) {
+        let port = u32::from(*ports.start()) + (first + offset) % count;
+        // Within a range of ports.
+        source.set_port(port as u16);
+        if table.is_taken(source, backend) || socket.bind(source).is_err() {
+            continue;
+        }
+        // Its last owner may have handed it off in between.
+        if !table.is_taken(source, backend) {
+            return Ok(Some(socket));
+        }
+        socket = open()?;
+    }
+    Ok(None)
+}
+
+/// Whether a connection from this port may be handed off.
+pub fn is_ours(table: &Handoffs, source: SocketAddr) -> bool {
+    table.ports().contains(&source.port())
+}
+
+/// Ports looked at for one connection.
+const PORT_TRIES: u32 = 16;
+
+/// A different number each time; no secret.
+fn random() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() as u32
+}
+
+/// Lets a connection to a backend send, and be sent, no longer segments than its
+/// client's connection can.
+pub fn limit_mss(backend: &impl std::os::fd::AsFd, client: &TcpStream) -> io::Result<()> {
+    repair::limit_mss(backend, eligible::mss_for(&repair::info(client)?))
+}

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The flow table as the threads see it that hand connections off: a slot and
+//! two keys for a connection that is still theirs, and the moment it is not.
+//!
+//! A slot is a thread's own from OBSERVE until ACTIVE. The sweeper takes slots
+//! that nobody finished, so that every change of state compares the generation
+//! as well, in one word with the state.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    os::fd::AsFd,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{Ordering, fence},
+    },
+};
+
+use aya::maps::{HashMap, Map, MapData, MapError, Queue};
+use gateway_common::{
+    addr::Addr16,
+    checksum::{diff_address, diff16, fold},
+    flow::{
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, KIND_HANDOFF,
+        PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE, SLOT_HOLD, SLOT_OBSERVE,
+    },
+    names::{MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS},
+    source_flows::NO_PLACE,
+    tcp_splice::Splice,
+    tcp_state::TCP_ESTABLISHED,
+};
+
+use crate::datapath::{DatapathError, flows::monotonic_ns, slots::Slot};
+
+/// `BPF_NOEXIST` of `linux/bpf.h`.
+const BPF_NOEXIST: u64 = 1;
+
+/// The four addresses of a relayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client,
+    pub client: SocketAddr,
+    /// where it called,
+    pub destination: SocketAddr,
+    /// the agent's end towards the backend,
+    pub source: SocketAddr,
+    /// and the backend.
+    pub backend: SocketAddr,
+}
+
+/// Shared by all threads.
+pub struct Handoffs {
+    maps: Mutex<HandoffMaps>,
+    slots: MapData,
+    length: u32,
+    ports: RangeInclusive<u16>,
+}
+
+struct HandoffMaps {
+    flows: HashMap<MapData, FlowKey, FlowRef>,
+    free_slots: Queue<MapData, u32>,
+}
+
+/// A connection whose packets are noted down. Dropped, it is forgotten again.
+#[derive(Debug)]
+pub struct Observed {
+    table: Arc<Handoffs>,
+    slot: Slot,
+    index: u32,
+    generation: u32,
+    keys: [FlowKey; 2],
+    /// The kernel has it.
+    is_active: bool,
+}
+
+/// What the programs have let through to one of the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// TCP flags, or-ed, and `SEEN_TIMESTAMP`; ACK once there was a packet.
+    pub flags: u32,
+    /// The highest number that follows a segment.
+    pub seq_end: u32,
+    /// The last timestamp.
+    pub timestamp: u32,
+}
+
+impl fmt::Debug for Handoffs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handoffs")
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Handoffs {
+    /// Opens the maps pinned in `directory`. Connections are handed off that have
+    /// one of `ports` towards their backend.
+    ///
+    /// # Errors
+    /// When a map is not there, or another one.
+    pub fn open(directory: &Path, ports: RangeInclusive<u16>) -> Result<Self, DatapathError> {
+        let open =
+            |name: &'static str| MapData::from_pin(directory.join(name)).map_err(refused(name));
+        let slots = open(MAP_FLOW_SLOTS)?;
+        let maps = HandoffMaps {
+            flows: Map::from_map_data(open(MAP_FLOWS)?)
+                .and_then(TryInto::try_into)
+                .map_err(refused(MAP_FLOWS))?,
+            free_slots: Map::from_map_data(open(MAP_FREE_SLOTS)?)
+                .and_then(TryInto::try_into)
+                .map_err(refused(MAP_FREE_SLOTS))?,
+        };
+        let info = slots.info().map_err(refused(MAP_FLOW_SLOTS))?;
+        Ok(Self {
+            maps: Mutex::new(maps),
+            length: info.max_entries(),
+            slots,
+            ports,
+        })
+    }
+
+    /// Source ports that no flow of a service uses.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        self.ports.clone()
+    }
+
+    /// Whether a new connection from `source` to `backend` would get the packets
+    /// of one that was handed off.
+    pub fn is_taken(&self, source: SocketAddr, backend: SocketAddr) -> bool {
+        let maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(
+            maps.flows.get(&key(backend, source), 0),
+            Err(MapError::KeyNotFound)
+        )
+    }
+
+    /// Begins to note down the packets of a connection. `keep` says which options
+    /// its two sides have agreed upon (`tcp_splice::KEEP_*`), `timeout_s` how
+    /// long it may be idle once it is the kernel's, 0 for the default.
+    ///
+    /// # Errors
+    /// When the flow table is full, an address is taken or the kernel refuses.
+    pub fn observe(
+        self: &Arc<Self>,
+        ends: &Ends,
+        keep: u32,
+        window_shift: [i32; 2],
+        timeout_s: u32,
+    ) -> io::Result<Observed> {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match maps.free_slots.pop(0) {
+            Ok(index) if index < self.length => index,
+            Ok(_) | Err(MapError::ElementNotFound) => {
+                return Err(io::ErrorKind::QuotaExceeded.into());
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let slot = match Slot::map(self.slots.fd().as_fd(), index, self.length) {
+            Ok(slot) => slot,
+            Err(error) => {
+                let _ = maps.free_slots.push(index, 0);
+                return Err(error);
+            }
+        };
+        // Listed twice, or in use: the sweeper's affair.
+        let Some(generation) = slot.claim() else {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        };
+        let keys = [
+            key(ends.client, ends.destination),
+            key(ends.backend, ends.source),
+        ];
+        let now = monotonic_ns();
+        let towards = |index: usize, source, destination| {
+            direction(keys[index], source, destination, window_shift[index], keep)
+        };
+        slot.fill(&FlowSlot {
+            state: SLOT_CLAIMED,
+            generation,
+            kind: KIND_HANDOFF,
+            tcp_state: TCP_ESTABLISHED,
+            service_id: 0,
+            backend_id: 0,
+            config_generation: 0,
+            established_timeout_s: timeout_s,
+            created_ns: now,
+            source_place: NO_PLACE,
+            half_open: 0,
+            seq_delta: [0; 2],
+            hold_until_ns: 0,
+            dir: [
+                towards(0, ends.source, ends.backend),
+                towards(1, ends.destination, ends.client),
+            ],
+        });
+        for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
+            let reference = FlowRef {
+                slot: index,
+                generation,
+                direction,
+            };
+            let key = &keys[direction as usize];
+            if let Err(error) = maps.flows.insert(key, reference, BPF_NOEXIST) {
+                if direction == DIR_TO_CLIENT {
+                    let _ = maps.flows.remove(&keys[0]);
+                }
+                if slot.change(SLOT_CLAIMED, SLOT_FREE, generation) {
+                    let _ = maps.free_slots.push(index, 0);
+                }
+                return Err(io::Error::other(error));
+            }
+        }
+        drop(maps);
+        let observed = Observed {
+            table: Arc::clone(self),
+            slot,
+            index,
+            generation,
+            keys,
+            is_active: false,
+        };
+        if observed.change(SLOT_CLAIMED, SLOT_OBSERVE) {
+            Ok(observed)
+        } else {
+            Err(io::ErrorKind::ResourceBusy.into())
+        }
+    }
+}
+
+impl Observed {
+    fn change(&self, from: u32, to: u32) -> bool {
+        self.slot.change(from, to, self.generation)
+    }
+
+    /// What was let through from the client (`DIR_TO_BACKEND`) or the backend.
+    pub fn seen(&self, direction: u32) -> Seen {
+        let (flags, seq_end, timestamp) = self.slot.seen(direction as usize);
+        Seen {
+            flags,
+            seq_end,
+            timestamp,
+        }
+    }
+
+    /// Lets no packet through for `nanoseconds`, unless [`Self::release`] or
+    /// [`Self::activate`] end it. What [`Self::seen`] says from now on is
+    /// everything that was let through. False when the slot was lost.
+    pub fn hold(&self, nanoseconds: u64) -> bool {
+        self.slot.set_hold(monotonic_precise_ns() + nanoseconds);
+        let held = self.change(SLOT_OBSERVE, SLOT_HOLD);
+        // The state is written before anything is read: see the program.
+        fence(Ordering::SeqCst);
+        held
+    }
+
+    /// Lets packets through again.
+    pub fn release(&self) {
+        // A program may have done so.
+        self.change(SLOT_HOLD, SLOT_OBSERVE);
+    }
+
+    /// Gives the held connection to the kernel. False when the hold had ended:
+    /// packets have been let through, and it is still the sockets'.
+    pub fn activate(&mut self, splices: &[Splice; 2]) -> bool {
+        self.slot.set_deltas(splices);
+        self.is_active = self.change(SLOT_HOLD, SLOT_ACTIVE);
+        self.is_active
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if self.is_active {
+            return;
+        }
+        self.change(SLOT_HOLD, SLOT_OBSERVE);
+        // Lost to the sweeper, which does the rest.
+        if !self.change(SLOT_OBSERVE, SLOT_DEAD) {
+            return;
+        }
+        let mut maps = self
+            .table
+            .maps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = |found: FlowRef| (found.slot, found.generation) == (self.index, self.generation);
+        for key in &self.keys {
+            // A key of an observed connection is nobody else's: a program
+            // overwrites only those of the dead, and the table has it for a
+            // few microseconds more.
+            if maps.flows.get(key, 0).is_ok_and(own) {
+                let _ = maps.flows.remove(key);
+            }
+        }
+        if self.change(SLOT_DEAD, SLOT_FREE) {
+            let _ = maps.free_slots.push(self.index, 0);
+        }
+    }
+}
+
+fn refused<E>(map: &'static str) -> impl FnOnce(E) -> DatapathError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| DatapathError::Map {
+        map,
+        operation: "open",
+        key: "all".to_owned(),
+        cause: error.into(),
+    }
+}
+
+fn key(src: SocketAddr, dst: SocketAddr) -> FlowKey {
+    FlowKey {
+        src: Addr16::from(src.ip()),
+        dst: Addr16::from(dst.ip()),
+        src_port_be: src.port().to_be(),
+        dst_port_be: dst.port().to_be(),
+        proto: PROTOCOL_TCP,
+        _pad: [0; 3],
+    }
+}
+
+fn direction(
+    key: FlowKey,
+    source: SocketAddr,
+    destination: SocketAddr,
+    window_shift: i32,
+    keep: u32,
+) -> FlowDirection {
+    let (new_src, new_dst) = (Addr16::from(source.ip()), Addr16::from(destination.ip()));
+    let (src_port_be, dst_port_be) = (source.port().to_be(), destination.port().to_be());
+    let addresses = diff_address(&key.src, &new_src) + diff_address(&key.dst, &new_dst);
+    let ports = diff16(key.src_port_be, src_port_be) + diff16(key.dst_port_be, dst_port_be);
+    FlowDirection {
+        key,
+        new_src,
+        new_dst,
+        new_src_port_be: src_port_be,
+        new_dst_port_be: dst_port_be,
+        tcp_flags_seen: 0,
+        packets: 0,
+        bytes: 0,
+        last_seen_ns: 0,
+        addresses_diff: fold(addresses),
+        ports_diff: fold(ports),
+        seq_end: 0,
+        ack: 0,
+        ts_seen: 0,
+        ts_delta: 0,
+        // -14 to 14, and two bits.
+        window_shift: window_shift as i16,
+        keep: keep as u16,
+    }
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+fn monotonic_precise_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a timespec to write to; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

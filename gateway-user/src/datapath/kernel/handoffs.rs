@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel side, as far as threads need it that hand connections over.
+
+use crate::datapath::{Datapath, DatapathError, bpffs::Pins, handoff::Handoffs, sysctl};
+
+impl Datapath {
+    /// The flow table for the threads that hand connections off, towards backends
+    /// from the ports of `handoff_ports`, which the kernel gives to nobody else
+    /// from now on.
+    ///
+    /// # Errors
+    /// When a map cannot be opened again.
+    pub fn handoffs(&mut self) -> Result<Handoffs, DatapathError> {
+        for warning in sysctl::reserve_ports(&self.config.handoff_ports) {
+            self.warn(warning);
+        }
+        let pins = Pins::new(&self.config.bpffs);
+        Handoffs::open(&pins.maps(), self.config.handoff_ports.clone())
+    }
+}
