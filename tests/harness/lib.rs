@@ -15,6 +15,7 @@ pub mod admin;
 pub mod attached;
 pub mod backend;
 pub mod budget;
+pub mod checked;
 pub mod client;
 pub mod decap;
 pub mod foreign;

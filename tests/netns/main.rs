@@ -12,6 +12,7 @@ mod flow_table;
 mod footprint;
 mod forward;
 mod hairpin;
+mod handoff;
 mod health;
 mod hello;
 mod http;
