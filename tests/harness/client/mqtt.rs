@@ -32,16 +32,35 @@ impl Subscriber {
     ///
     /// When the broker does not acknowledge in time.
     pub fn start(lab: &Lab, broker: &Broker<'_>, name: &str, topic: &str) -> Result<Self> {
+        let mut subscriber = Self::begin(lab, broker, name, topic)?;
+        subscriber.acknowledged()?;
+        Ok(subscriber)
+    }
+
+    /// [`Subscriber::start`] without the wait: for many at once.
+    ///
+    /// # Errors
+    ///
+    /// When the program is missing.
+    pub fn begin(lab: &Lab, broker: &Broker<'_>, name: &str, topic: &str) -> Result<Self> {
         // It writes to a file, and would keep lines back until it ends.
         let mut command = client(lab, &["stdbuf", "-oL", "mosquitto_sub"], broker)?;
         command
             .args(["-i", name, "-t", topic, "-q", "1", "-d"])
             .args(["-F", "message %t %p", "-k", "5"]);
-        let mut process = lab.spawn(command, name)?;
-        process.ready("subscribed", DEADLINE, |process| {
-            process.log().contains("Subscribed (mid")
-        })?;
+        let process = lab.spawn(command, name)?;
         Ok(Self { process })
+    }
+
+    /// Waits for the broker's acknowledgement.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come in time.
+    pub fn acknowledged(&mut self) -> Result<()> {
+        self.process.ready("subscribed", DEADLINE, |process| {
+            process.log().contains("Subscribed (mid")
+        })
     }
 
     /// Payloads so far.

@@ -17,6 +17,7 @@ use crate::{
 
 mod evidence;
 mod kept;
+mod outlive;
 mod rate;
 mod rows;
 mod stage;
@@ -103,10 +104,14 @@ fn show(
     };
     let mut stage = Stage::set(&lab, packages)?;
     say("starting sluice run on config/examples/demo");
-    let mut gateway = Gateway::with_binary(&lab, agent.to_owned(), datapath, "")?;
+    let bootstrap = match datapath {
+        Datapath::Ebpf => outlive::BOOTSTRAP,
+        Datapath::Userspace => "",
+    };
+    let mut gateway = Gateway::with_binary(&lab, agent.to_owned(), datapath, bootstrap)?;
     stage.configure(&gateway)?;
     gateway.start().context("start the agent")?;
-    let rows = rows::play(&stage, &gateway);
+    let rows = rows::play(&stage, &mut gateway);
     if keep {
         stage.keep(&mut gateway)?;
         kept::explain(&lab, agent);

@@ -16,7 +16,7 @@ use gateway_tests::{
 
 use super::{
     evidence::{Before, Way},
-    rate,
+    outlive, rate,
     stage::{BLOG, RAW, SHOP, Stage, kafka_name, mqtt_name},
     table::{Row, Verdict},
 };
@@ -123,7 +123,7 @@ const SCENES: &[Scene] = &[
 ];
 
 /// Plays every row; a failing one does not stop the others.
-pub fn play(stage: &Stage<'_>, gateway: &Gateway<'_>) -> Vec<Row> {
+pub fn play(stage: &Stage<'_>, gateway: &mut Gateway<'_>) -> Vec<Row> {
     let mut rows: Vec<Row> = SCENES
         .iter()
         .map(|scene| {
@@ -153,7 +153,27 @@ pub fn play(stage: &Stage<'_>, gateway: &Gateway<'_>) -> Vec<Row> {
         gateway,
         rate::compare,
     ));
+    if !stage.lab.is_loopback() {
+        rows.push(outlive(stage, gateway));
+    }
     rows
+}
+
+/// The agent ends in it, which takes its counters along: it proves itself.
+fn outlive(stage: &Stage<'_>, gateway: &mut Gateway<'_>) -> Row {
+    say(outlive::DONE);
+    let (seen, evidence, verdict) = match outlive::sessions(stage, gateway) {
+        Ok((seen, evidence)) => (seen, evidence, Verdict::Ok),
+        Err(error) => (one_line(&error), String::new(), Verdict::Failed),
+    };
+    Row {
+        done: outlive::DONE.to_owned(),
+        expected: outlive::EXPECTED.to_owned(),
+        seen,
+        path: "handoff",
+        evidence,
+        verdict,
+    }
 }
 
 fn perform(
