@@ -12,6 +12,8 @@ pub struct Mark {
     pub scenario: &'static str,
     /// What has to be so, in words.
     pub text: &'static str,
+    /// The contender it is about.
+    own: &'static str,
     measure: Measure,
     bound: Bound,
 }
@@ -129,18 +131,18 @@ impl Mark {
         let value = match self.measure {
             Measure::Rate(peers) => {
                 let comparison = self.comparison(run)?;
-                let own = measured(comparison, SLUICE)?.median_rate();
+                let own = measured(comparison, self.own)?.median_rate();
                 own / best(comparison, peers, |series| -series.median_rate())?.median_rate()
             }
             Measure::Cpu(peers) => {
                 let comparison = self.comparison(run)?;
-                let own = measured(comparison, SLUICE)?.cpu_per_work();
+                let own = measured(comparison, self.own)?.cpu_per_work();
                 own / best(comparison, peers, Series::cpu_per_work)?.cpu_per_work()
             }
             Measure::CpuOverDirect(peers) => {
                 let comparison = self.comparison(run)?;
                 let direct = measured(comparison, DIRECT)?.cpu_per_work();
-                let own = measured(comparison, SLUICE)?.cpu_per_work() - direct;
+                let own = measured(comparison, self.own)?.cpu_per_work() - direct;
                 let peer = best(comparison, peers, Series::cpu_per_work)?.cpu_per_work() - direct;
                 if own <= 0.0 || peer <= 0.0 {
                     return Err("the difference to direct is within the noise".to_owned());
@@ -204,8 +206,10 @@ fn short(value: f64) -> String {
     }
 }
 
-/// The contender the marks are about.
+/// The contender most marks are about.
 const SLUICE: &str = "sluice";
+/// The same once the kernel has the connection.
+const HANDOFF: &str = "sluice-handoff";
 /// The floor: no gateway.
 const DIRECT: &str = "direct";
 const PROXIES: &[&str] = &["haproxy", "nginx"];
@@ -261,6 +265,27 @@ const MARKS: &[Mark] = &[
         0.9,
     ),
     at_least(
+        "sni-bulk",
+        "handed off: 0.9 of nftables' throughput",
+        Measure::Rate(&["nftables"]),
+        0.9,
+    )
+    .of_handoff(),
+    at_most(
+        "sni-requests",
+        "handed off: 1.3 of nftables' CPU",
+        Measure::Cpu(&["nftables"]),
+        1.3,
+    )
+    .of_handoff(),
+    at_most(
+        "sni-requests",
+        "handed off: 0.6 of the CPU of the best proxy, over direct",
+        Measure::CpuOverDirect(PEERS),
+        0.6,
+    )
+    .of_handoff(),
+    at_least(
         "sni-connections",
         "1.2 of the best peer's connections",
         Measure::Rate(PEERS),
@@ -303,6 +328,15 @@ const MARKS: &[Mark] = &[
         10_000.0,
     ),
     at_most(
+        "idle",
+        "no agent memory a handed-off connection",
+        Measure::Figure {
+            unit: "bytes/connection",
+            words: &["sluice-handoff", "agent"],
+        },
+        64.0,
+    ),
+    at_most(
         "configuration",
         "100 ms until a change among 10,000 routes is in effect",
         Measure::Figure {
@@ -323,6 +357,7 @@ const fn at_least(
         scenario,
         text,
         measure,
+        own: SLUICE,
         bound: Bound::AtLeast(limit),
     }
 }
@@ -332,7 +367,17 @@ const fn at_most(scenario: &'static str, text: &'static str, measure: Measure, l
         scenario,
         text,
         measure,
+        own: SLUICE,
         bound: Bound::AtMost(limit),
+    }
+}
+
+impl Mark {
+    const fn of_handoff(self) -> Self {
+        Self {
+            own: HANDOFF,
+            ..self
+        }
     }
 }
 

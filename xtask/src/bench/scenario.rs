@@ -114,7 +114,9 @@ pub enum Plan {
     HalfOfSlowest(&'static str, Load),
 }
 
-use Contender::{Direct, Envoy, Haproxy, Nftables, Nginx, Sluice, SluiceUserspace, SluiceXdp};
+use Contender::{
+    Direct, Envoy, Haproxy, Nftables, Nginx, Sluice, SluiceHandoff, SluiceUserspace, SluiceXdp,
+};
 
 /// Layer 4: each of Sluice's paths, and who forwards TCP.
 const L4: &[Contender] = &[
@@ -127,7 +129,18 @@ const L4: &[Contender] = &[
     SluiceUserspace,
     SluiceXdp,
 ];
-/// Who reads server names or HTTP. Sluice's agent does with either data path.
+/// Who reads server names, with what comes after it as the agent's or the kernel's;
+/// and the NAT that forwards all of them to anybody.
+const SNI: &[Contender] = &[
+    Direct,
+    Nftables,
+    Haproxy,
+    Nginx,
+    Envoy,
+    Sluice,
+    SluiceHandoff,
+];
+/// Who reads HTTP. Sluice's agent does with either data path.
 const L7: &[Contender] = &[Direct, Haproxy, Nginx, Envoy, Sluice];
 
 /// All scenarios, in the order they run. A latency scenario comes after the one
@@ -138,9 +151,9 @@ pub const SCENARIOS: &[Scenario] = &[
     compare("l4-bulk-reverse", Service::L4Bulk, bulk(1, true), L4),
     compare("l4-requests", Service::L4Http, most(Requests::KEPT), L4),
     compare("l4-connections", Service::L4Http, most(Requests::NEW), L4),
-    compare("sni-bulk", Service::Sni, most(Requests::MEBIBYTE), L7),
-    compare("sni-requests", Service::Sni, most(Requests::KEPT), L7),
-    compare("sni-connections", Service::Sni, most(Requests::NEW), L7),
+    compare("sni-bulk", Service::Sni, most(Requests::MEBIBYTE), SNI),
+    compare("sni-requests", Service::Sni, most(Requests::KEPT), SNI),
+    compare("sni-connections", Service::Sni, most(Requests::NEW), SNI),
     compare("https-requests", Service::Https, most(Requests::KEPT), L7),
     compare("https-connections", Service::Https, most(Requests::NEW), L7),
     compare("h2-requests", Service::H2, Plan::Most(Load::H2), L7),
@@ -153,7 +166,7 @@ pub const SCENARIOS: &[Scenario] = &[
         L7,
     ),
     compare("latency-l4", Service::L4Http, half_of("l4-requests"), L4),
-    compare("latency-sni", Service::Sni, half_of("sni-requests"), L7),
+    compare("latency-sni", Service::Sni, half_of("sni-requests"), SNI),
     compare("latency-http", Service::Http, half_of("http-requests"), L7),
     figures("packet", packet::measure),
     figures("idle", idle::measure),

@@ -35,6 +35,9 @@ pub enum Contender {
     SluiceUserspace,
     /// Sluice with its kernel program at native XDP.
     SluiceXdp,
+    /// Sluice with its kernel programs at tcx, which take passthrough connections
+    /// over from the agent.
+    SluiceHandoff,
 }
 
 impl Contender {
@@ -49,6 +52,7 @@ impl Contender {
             Self::Sluice => "sluice",
             Self::SluiceUserspace => "sluice-userspace",
             Self::SluiceXdp => "sluice-xdp",
+            Self::SluiceHandoff => "sluice-handoff",
         }
     }
 
@@ -56,7 +60,11 @@ impl Contender {
     pub fn is_kept(self) -> bool {
         matches!(
             self,
-            Self::Direct | Self::Sluice | Self::SluiceUserspace | Self::SluiceXdp
+            Self::Direct
+                | Self::Sluice
+                | Self::SluiceUserspace
+                | Self::SluiceXdp
+                | Self::SluiceHandoff
         )
     }
 
@@ -78,6 +86,7 @@ impl Contender {
             Self::Sluice => sluice::start(stage, service, sluice::Path::Kernel),
             Self::SluiceUserspace => sluice::start(stage, service, sluice::Path::Userspace),
             Self::SluiceXdp => sluice::start(stage, service, sluice::Path::Xdp),
+            Self::SluiceHandoff => sluice::start(stage, service, sluice::Path::Handoff),
         }
     }
 }

@@ -16,9 +16,10 @@ use crate::bench::{scenario::Service, stage::Stage};
 ///
 /// When nft refuses the rules.
 pub fn start<'lab>(stage: &'lab Stage<'lab>, service: Service) -> Result<Start<'lab>> {
-    if !matches!(service, Service::L4Bulk | Service::L4Http) {
+    // TLS it forwards without a look at the server name: what there is to reach.
+    if !matches!(service, Service::L4Bulk | Service::L4Http | Service::Sni) {
         return Ok(Start::Skipped(
-            "a NAT reads neither TLS nor HTTP".to_owned(),
+            "a NAT decrypts nothing and reads no HTTP".to_owned(),
         ));
     }
     let target = stage.bind(service);

@@ -26,6 +26,8 @@ pub enum Path {
     Userspace,
     /// Kernel program at native XDP.
     Xdp,
+    /// Kernel programs at tcx, and connections handed over to them.
+    Handoff,
 }
 
 /// Starts an agent that serves `service` on the VIP.
@@ -38,12 +40,15 @@ pub fn start<'lab>(stage: &'lab Stage<'lab>, service: Service, path: Path) -> Re
     stage.fresh_dir("config")?;
     let datapath = match path {
         Path::Userspace => Datapath::Userspace,
-        Path::Kernel | Path::Xdp => Datapath::Ebpf,
+        Path::Kernel | Path::Xdp | Path::Handoff => Datapath::Ebpf,
     };
     let mut bootstrap = template("sluice.yaml", &[])?;
-    if path == Path::Xdp {
-        bootstrap.push_str("attach: xdp-native\n");
-    }
+    bootstrap.push_str(match path {
+        Path::Xdp => "attach: xdp-native\n",
+        // After the ClientHello: every connection that lasts.
+        Path::Handoff => "handoff: {mode: auto, after_bytes: 256}\n",
+        Path::Kernel | Path::Userspace => "",
+    });
     let gateway = Gateway::with_binary(lab, stage.agent.clone(), datapath, &bootstrap)?;
     configure(stage, &gateway, service)?;
     // Held from here on, so that a failed start is cleaned up too.
