@@ -12,10 +12,7 @@
 //! agent does not notice: a table of a million slots costs no more CPU than a
 //! small one, it only takes a few seconds to go round.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use gateway_common::{
     flow::{
@@ -82,7 +79,7 @@ impl Sweeper {
         gone: &mut Gone,
         now: u64,
     ) -> Result<Swept, DatapathError> {
-        let start = Instant::now();
+        let start = thread_time();
         let slots = maps.slots.len();
         let used = self.last.active + self.last.closing;
         let limit = if used > slots / 2 && self.last.closing > slots / 8 {
@@ -97,7 +94,7 @@ impl Sweeper {
         gone.begin();
         let first = self.next;
         for index in first..slots {
-            if index % STRIDE == 0 && index != first && start.elapsed() >= limit {
+            if index % STRIDE == 0 && index != first && thread_time() >= start + limit {
                 break;
             }
             let Some(slot) = maps.slots.slot(index) else {
@@ -281,6 +278,18 @@ fn linger(used: u32, capacity: u32) -> Duration {
         most - (most - least) * (used - from) / (to - from)
     };
     Duration::from_millis(millis)
+}
+
+/// What this thread has worked so far. A sweep is as long as its work: on a busy
+/// machine time passes without any, and a table would never be gone round.
+fn thread_time() -> Duration {
+    let mut worked = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `worked` is a timespec to write to; every thread has the clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut worked) };
+    Duration::new(worked.tv_sec as u64, worked.tv_nsec as u32)
 }
 
 /// The clock of `bpf_ktime_get_coarse_ns`: it goes in steps of a timer tick, so
