@@ -2,9 +2,9 @@
 //! What `auto` makes of a network card: the devices of the lab are virtual, so
 //! one of them is passed off as a card.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use gateway_tests::{foreign::Foreign, netns::Netns};
+use gateway_tests::{foreign::Foreign, netns::Netns, wait};
 
 use super::{Datapath, lab::Lab, programs_at, run};
 use crate::datapath::{
@@ -50,6 +50,13 @@ fn auto_takes_xdp_of_a_card_unless_somebody_has_it() {
 
     // Ours alone is not somebody, also when the next agent finds it.
     drop(link);
+    // A process that another test is just starting has the link until it runs its
+    // program.
+    wait::until_true("the end of the link", Duration::from_secs(10), || {
+        let all = interfaces(&mut datapath.netlink).expect("the interfaces");
+        all["wire0"].xdp.is_empty()
+    })
+    .expect("nobody's");
     for _ in 0..2 {
         let wire = attach(&mut datapath, &config, auto);
         assert_eq!(wire.mode, "xdp-native");
