@@ -2,6 +2,8 @@
 //! Annotations under this gateway's own prefix: those that have no effect, and
 //! those that a port behind their name narrows to it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{
     diagnostic::Reason,
     resource::{Meta, Object},
@@ -109,6 +111,25 @@ pub fn check_ports(keys: &[&str], meta: &Meta, known: &[u16], findings: &mut Fin
             );
         }
     }
+}
+
+/// What an object's annotations say for all ports, and for each port that one of
+/// `keys` names; `read` gets what stands behind the names.
+pub fn by_port<T>(
+    meta: &Meta,
+    keys: &[&str],
+    mut read: impl FnMut(&str) -> T,
+) -> (T, BTreeMap<u16, T>) {
+    let ports: BTreeSet<u16> = meta
+        .annotations
+        .keys()
+        .map(|key| split(key))
+        .filter(|(base, _)| keys.contains(base))
+        .filter_map(|(_, port)| port)
+        .collect();
+    let all = read("");
+    let ports = ports.into_iter().map(|port| (port, read(&suffix(port))));
+    (all, ports.collect())
 }
 
 /// The name of an annotation and the port behind it.

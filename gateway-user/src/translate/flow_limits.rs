@@ -4,10 +4,7 @@
 //! They stand where those for sources do, and are narrowed to a port in the same
 //! way. Where several objects say something, the strictest holds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use crate::{
     diagnostic::Reason,
@@ -16,12 +13,7 @@ use crate::{
         flow_limits::{COUNTS, RATES},
     },
     resource::{Meta, Object, istio::Gateway},
-    translate::{
-        Context, Findings,
-        annotations::{self, split, suffix},
-        istio::gateway::Bind,
-        sources::gateway_ports,
-    },
+    translate::{Context, Findings, annotations, istio::gateway::Bind, sources::gateway_ports},
 };
 
 const RATE: &str = "sluice.dev/source-rate";
@@ -43,20 +35,9 @@ pub struct Settings {
 impl Settings {
     /// Reads the annotations of an object, with findings.
     pub fn read(meta: &Meta, findings: &mut Findings) -> Self {
-        let ports: BTreeSet<u16> = meta
-            .annotations
-            .keys()
-            .map(|key| split(key))
-            .filter(|(base, _)| KEYS.contains(base))
-            .filter_map(|(_, port)| port)
-            .collect();
-        Self {
-            all: limits(meta, "", findings),
-            ports: ports
-                .into_iter()
-                .map(|port| (port, limits(meta, &suffix(port), findings)))
-                .collect(),
-        }
+        let read = |suffix: &str| limits(meta, suffix, findings);
+        let (all, ports) = annotations::by_port(meta, KEYS, read);
+        Self { all, ports }
     }
 
     /// The same for a Gateway, whose servers have the ports.

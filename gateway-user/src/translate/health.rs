@@ -7,12 +7,7 @@
 //! for that port of the host alone, and wins there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    ops::RangeInclusive,
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
+    collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr, sync::Arc, time::Duration,
 };
 
 use ::http::uri::{Authority, PathAndQuery};
@@ -26,7 +21,7 @@ use crate::{
     resource::Meta,
     translate::{
         Findings,
-        annotations::{split, suffix},
+        annotations::{self, suffix},
         duration,
     },
 };
@@ -115,20 +110,9 @@ struct Layer<'a> {
 impl Settings {
     /// Reads the annotations of an object, with findings.
     pub fn read(meta: &Meta, findings: &mut Findings) -> Self {
-        let ports: BTreeSet<u16> = meta
-            .annotations
-            .keys()
-            .map(|key| split(key))
-            .filter(|(base, _)| KEYS.contains(base))
-            .filter_map(|(_, port)| port)
-            .collect();
-        Self {
-            all: Values::read(meta, "", findings),
-            ports: ports
-                .into_iter()
-                .map(|port| (port, Values::read(meta, &suffix(port), findings)))
-                .collect(),
-        }
+        let read = |suffix: &str| Values::read(meta, suffix, findings);
+        let (all, ports) = annotations::by_port(meta, KEYS, read);
+        Self { all, ports }
     }
 }
 

@@ -18,11 +18,7 @@ use crate::{
     diagnostic::Reason,
     model::Sources,
     resource::{Meta, Object, Place, core, istio::Gateway},
-    translate::{
-        Context, Findings,
-        annotations::{self, split, suffix},
-        istio::gateway::Bind,
-    },
+    translate::{Context, Findings, annotations, istio::gateway::Bind},
 };
 
 const ALLOW: &str = "sluice.dev/allow-sources";
@@ -50,19 +46,11 @@ struct Lists {
 impl Settings {
     /// Reads the annotations of an object, with findings.
     pub fn read(meta: &Meta, findings: &mut Findings) -> Self {
-        let ports: BTreeSet<u16> = meta
-            .annotations
-            .keys()
-            .map(|key| split(key))
-            .filter(|(base, _)| KEYS.contains(base))
-            .filter_map(|(_, port)| port)
-            .collect();
+        let read = |suffix: &str| Lists::read(meta, suffix, findings);
+        let (all, ports) = annotations::by_port(meta, KEYS, read);
         Self {
-            all: Lists::read(meta, "", findings),
-            ports: ports
-                .into_iter()
-                .map(|port| (port, Lists::read(meta, &suffix(port), findings)))
-                .collect(),
+            all,
+            ports,
             besides: Sources::everyone(),
         }
     }
