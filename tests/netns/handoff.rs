@@ -17,20 +17,24 @@ use gateway_tests::{
 
 use crate::scene::{self, backend, passthrough, serve_with, vip};
 
-const NAME: &str = "a.example.com";
+/// The server name that is passed through.
+pub const NAME: &str = "a.example.com";
 
-fn with_handoff<'lab>(lab: &'lab Lab, after_bytes: u64) -> Gateway<'lab> {
+/// An agent that passes [`NAME`] through to backend 0, and hands connections off
+/// once they have moved `after_bytes`.
+pub fn with_handoff<'lab>(lab: &'lab Lab, after_bytes: u64) -> Gateway<'lab> {
     let yaml = passthrough("raw", 443, NAME, &[backend(lab, 0, 7000)]);
     let bootstrap = format!("handoff: {{mode: auto, after_bytes: {after_bytes}}}\n");
     serve_with(lab, Datapath::Ebpf, &bootstrap, &[("raw.yaml", yaml)])
 }
 
-fn handed_off(gateway: &Gateway<'_>) -> u64 {
+/// Connections that the kernel took over.
+pub fn handed_off(gateway: &Gateway<'_>) -> u64 {
     gateway.closed("passthrough", "handed_off").expect("status")
 }
 
 /// Runs `count` connections, `at_once` at a time; how many were handed off.
-fn run(
+pub fn run(
     lab: &Lab,
     gateway: &Gateway<'_>,
     server: &Server,
@@ -130,17 +134,23 @@ fn a_handed_off_connection_outlives_the_agent() {
                     seed: 100 + number,
                     style: Style::Turns,
                     bytes: [400_000, 400_000],
-                    pause: 4_000,
+                    pause: 8_000,
                 };
                 let connection =
                     Connection::open(&lab.client, vip(&lab, 443), NAME, plan).expect("open");
                 scope.spawn(move || connection.run())
             })
             .collect();
-        wait::until_true("all are handed off", Duration::from_secs(3), || {
+        wait::until_true("all are handed off", Duration::from_secs(5), || {
             handed_off(&gateway) == 8
         })
         .expect("handed off in the pause");
+        gateway.kill();
+        // The next one finds them in the kernel, and leaves them alone.
+        gateway.start().expect("start again");
+        let listed = gateway.sluice(&["flows"]).expect("run");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert_eq!(listed.matches("handoff").count(), 8, "{listed}");
         gateway.kill();
         for connection in connections {
             connection

@@ -13,6 +13,8 @@ mod footprint;
 mod forward;
 mod hairpin;
 mod handoff;
+mod handoff_ends;
+mod handoff_paths;
 mod health;
 mod hello;
 mod http;

@@ -236,7 +236,7 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
     if !flows.is_empty() {
         writeln!(
             out,
-            "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<4}  {:>7}  {:>6}  {:>12}  {:>12}",
+            "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<7}  {:>7}  {:>6}  {:>12}  {:>12}",
             "client",
             "service",
             "backend",
@@ -252,7 +252,7 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
     for flow in flows {
         writeln!(
             out,
-            "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<4}  {:>7}  {:>6}  {:>12}  {:>12}",
+            "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<7}  {:>7}  {:>6}  {:>12}  {:>12}",
             word(&flow["client"]),
             word(&flow["destination"]),
             word(&flow["backend"]),

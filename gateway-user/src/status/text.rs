@@ -127,6 +127,7 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&closed["count"])
         )?;
     }
+    write_handoffs(out, &connections["handoff"])?;
     write_health(out, report)?;
     for certificate in items(&report["certificates"]) {
         writeln!(
@@ -232,6 +233,21 @@ fn write_health(out: &mut String, report: &Value) -> std::fmt::Result {
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+/// What became of connections that could be handed to the kernel, if any could.
+fn write_handoffs(out: &mut String, counts: &Value) -> std::fmt::Result {
+    let counts: Vec<String> = counts
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
+        .map(|(what, count)| format!("{what} {}", word(count)))
+        .collect();
+    if counts.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "handoffs   {}", counts.join(", "))
 }
 
 /// A value as it is printed; a dash for none.
