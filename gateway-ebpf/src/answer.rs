@@ -197,6 +197,8 @@ fn translated(received: &Icmp, is_v6: bool, outer_len: usize) -> Option<Message>
     let detail = u32::from_be(received.detail);
     if is_v6 {
         return match (received.kind, received.code) {
+            // The outer packet has no port.
+            (1, 4) => None,
             (1, code) => Some(Message {
                 kind: 1,
                 code,
@@ -209,7 +211,9 @@ fn translated(received: &Icmp, is_v6: bool, outer_len: usize) -> Option<Message>
             }),
             // The hops between here and the backend are no affair of the
             // client's: to it, the address cannot be reached.
-            (3, _) => Some(Message {
+            // Likewise a backend that does not know what to do with them (a next
+            // header that is not recognised).
+            (3, _) | (4, 1) => Some(Message {
                 kind: 1,
                 code: 3,
                 detail: 0,
@@ -225,14 +229,18 @@ fn translated(received: &Icmp, is_v6: bool, outer_len: usize) -> Option<Message>
             code: 4,
             detail: (detail & 0xffff) - outer_len,
         }),
+        // The outer packet has no port and no source route.
+        (3, 3 | 5) => None,
+        // To the client, which has sent no such packet, a backend that does not
+        // unwrap is a host that cannot be reached.
+        (3, 2) | (11, _) => Some(Message {
+            kind: 3,
+            code: 1,
+            detail: 0,
+        }),
         (3, code) => Some(Message {
             kind: 3,
             code,
-            detail: 0,
-        }),
-        (11, _) => Some(Message {
-            kind: 3,
-            code: 1,
             detail: 0,
         }),
         _ => None,
@@ -251,12 +259,13 @@ fn outer<C: Context, const V6: bool>(
     if V6 {
         let ip = ctx.header::<Ipv6>(offset).ok_or(PASS)?;
         // SAFETY: `header` has compared its end with the end of the data.
-        let (next_header, src, dst) = unsafe {
+        let (version, next_header, src, dst) = unsafe {
+            let version = *ip >> 4;
             let ip = ip.cast::<Ipv6>();
-            ((*ip).next_header, (*ip).src, (*ip).dst)
+            (version, (*ip).next_header, (*ip).src, (*ip).dst)
         };
         let (src, dst) = (Addr16 { bytes: src }, Addr16 { bytes: dst });
-        return if next_header == PROTOCOL_IPV6 && src == source {
+        return if version == 6 && next_header == PROTOCOL_IPV6 && src == source {
             Ok([src, dst])
         } else {
             Err(PASS)

@@ -60,7 +60,7 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     };
     let to = flow.translation();
     let hop = route::next_hop(ctx, packet, &flow, &header(ctx, packet, to), now_ns);
-    let hop = forward::or_answer(ctx, packet, hop)?;
+    let hop = forward::or_answer(ctx, packet, hop, !is_error)?;
     wrap(ctx, packet, to)?;
     let hop = hop?;
     let sent = ctx.send(hop)?;

@@ -213,7 +213,7 @@ fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Ver
     let to = flow.translation();
     let header = route::Header::of(packet, to);
     let hop = route::next_hop(ctx, packet, &flow, &header, now_ns);
-    let hop = or_answer(ctx, packet, hop)?;
+    let hop = or_answer(ctx, packet, hop, true)?;
     rewrite::apply(ctx, packet, to, 0)?;
     let hop = hop?;
     Ok(watch::sent(ctx.send(hop)?, packet, &flow, hop))
@@ -221,19 +221,23 @@ fn send<C: Context>(ctx: &C, packet: &Packet, flow: Flow) -> Result<Verdict, Ver
 
 /// What of `hop` concerns the packet once it is rewritten: the next hop, or why
 /// the stack gets it. One that is too long is fragmented by the stack if its
-/// sender allows it, else answered; the answer quotes it as it still is.
+/// sender allows it, else answered; the answer quotes it as it still is. An error
+/// is not `may_be_answered` (RFC 1122 section 3.2.2).
 #[inline(always)]
 pub fn or_answer<'a, C: Context>(
     ctx: &C,
     packet: &Packet,
     hop: Result<&'a NextHop, Verdict>,
+    may_be_answered: bool,
 ) -> Result<Result<&'a NextHop, Verdict>, Verdict> {
     match hop {
         Err(Verdict::Drop(DropReason::PacketTooBig)) => {
             if may_be_fragmented(ctx, packet) {
                 return Ok(Err(Verdict::Pass(VerdictCounter::Fragmented)));
             }
-            ctx.continue_with(CALL_ANSWER);
+            if may_be_answered {
+                ctx.continue_with(CALL_ANSWER);
+            }
             Err(Verdict::Drop(DropReason::PacketTooBig))
         }
         Err(verdict @ Verdict::Drop(_)) => Err(verdict),

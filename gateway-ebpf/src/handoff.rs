@@ -56,7 +56,7 @@ pub fn handle<C: Context>(
     let to = flow.translation();
     let header = route::Header::of(packet, to);
     let hop = route::next_hop(ctx, packet, &flow, &header, now_ns);
-    let hop = or_answer(ctx, packet, hop)?;
+    let hop = or_answer(ctx, packet, hop, true)?;
     let diff = numbers(ctx, packet, &flow.splice())? + options_diff;
     rewrite::apply(ctx, packet, to, diff)?;
     let hop = hop?;

@@ -13,7 +13,9 @@ use gateway_common::{
 };
 
 use crate::{
-    lab::{Action, CLIENT_MAC, Lab, PODS, PODS_MAC, WIRE, WIRE_MAC, at_both_hooks},
+    dsr,
+    icmp::Error,
+    lab::{Action, CLIENT_MAC, Lab, PODS, PODS_MAC, WIRE, WIRE_MAC, at_both_hooks, ip},
     maps::{SNAT_ADDR, SNAT_ADDR6},
     model::parse::{ICMP, ICMPV6, Tuple},
     packet::{ACK, FAMILIES, RST, SYN, Segment, at, hex},
@@ -247,4 +249,45 @@ fn extension_headers_are_bounded_in_front_of_later_fragments_too() {
         lab.send(&Segment::from_client(client, vip, ACK).udp());
         assert_eq!(lab.slot(0).dir[0].packets, 5);
     });
+}
+
+/// It passed as a packet of nobody: the program that answers what is too long took
+/// it for an error about a packet of its own.
+#[test]
+fn an_error_that_does_not_fit_once_it_is_wrapped_is_dropped() {
+    for family in FAMILIES {
+        at_both_hooks(|lab| {
+            dsr::one_backend(lab, family);
+            let [client, vip, _] = family.map(at);
+            ip("link set pods mtu 1300");
+            lab.send(&Segment::from_client(client, vip, SYN));
+            let answer = Segment {
+                payload: vec![7; 1_230],
+                ..Segment::from_backend(vip, client, ACK)
+            }
+            .frame();
+            let error = Error::too_big(client.ip(), vip.ip(), &answer, 1_260);
+            let outcome = lab.run(WIRE, &error.received(WIRE));
+            assert_eq!(outcome.action, Action::Drop);
+            assert_eq!(lab.drops(DropReason::PacketTooBig), 1);
+        });
+    }
+}
+
+/// The outer header's version was taken for granted.
+#[test]
+fn an_error_quotes_a_header_of_its_own_family() {
+    for family in FAMILIES {
+        at_both_hooks(|lab| {
+            dsr::one_backend(lab, family);
+            let [client, vip, backend] = family.map(at);
+            lab.send(&Segment::from_client(client, vip, SYN));
+            let data = Segment::from_client(client, vip, ACK);
+            let sent = dsr::wrapped(lab.hook, &data, backend);
+            let source = dsr::tunnel_source(backend);
+            let mut error = Error::too_big(backend.ip(), source, &sent, sent.len() - 14);
+            error.quoted[0] ^= 0x10;
+            expect_untouched(lab, PODS, &error.received(PODS));
+        });
+    }
 }

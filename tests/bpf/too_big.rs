@@ -200,12 +200,15 @@ fn errors_about_wrapped_packets_reach_the_client_unwrapped() {
                     ([3, 4], [3, 4], 1_400, 1_380),
                     ([3, 1], [3, 1], 0, 0),
                     ([11, 0], [3, 1], 0, 0),
+                    // The backend does not unwrap (RFC 2003 section 4.1).
+                    ([3, 2], [3, 1], 0, 0),
                 ]
             } else {
                 &[
                     ([2, 0], [2, 0], 1_400, 1_360),
                     ([1, 3], [1, 3], 0, 0),
                     ([3, 0], [1, 3], 0, 0),
+                    ([4, 1], [1, 3], 0, 0),
                 ]
             };
             for (head, expected, mtu, less) in cases {
@@ -257,6 +260,13 @@ fn errors_that_do_not_fit_a_wrapped_flow_pass() {
         let mut unknown = error.clone();
         unknown.quoted[20 + 21] += 1;
         others.push(unknown);
+        // About a port and a source route that the outer packet has not.
+        for code in [3, 5] {
+            others.push(Error {
+                head: ([3, code], [0; 4]),
+                ..error.clone()
+            });
+        }
         // A router that does not say how much it takes.
         others.push(Error {
             head: ([3, 4], [0; 4]),

@@ -9,11 +9,11 @@ use std::{
 
 use gateway_common::{
     addr::Addr16,
-    backend::{Backend, FORWARD_SNAT},
+    backend::{Backend, FORWARD_DSR, FORWARD_SNAT},
     drop_reason::DropReason,
     flow::{
-        KIND_DNAT, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING, SLOT_DEAD,
-        SLOT_FREE,
+        KIND_DNAT, KIND_DSR, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
+        SLOT_DEAD, SLOT_FREE,
     },
     limits::SNAT_PORT_TRIES,
     maglev,
@@ -27,6 +27,7 @@ use gateway_common::{
 };
 
 use super::{
+    encap,
     limits::Counts,
     parse::{Transport, Tuple},
     source::Prefix,
@@ -73,6 +74,15 @@ impl Slot {
             source: None,
             dir: Vec::new(),
         }
+    }
+
+    /// A flow whose connection has ended is about to go, and counts no more.
+    fn close(&mut self, counts: &mut Counts) {
+        let ended = [TCP_CLOSING, TCP_RESET].contains(&self.progress);
+        if ended && self.state == SLOT_ACTIVE {
+            self.state = SLOT_CLOSING;
+        }
+        counts.follow(self, ended);
     }
 }
 
@@ -170,6 +180,11 @@ impl Table {
             }
             return slot;
         }
+        if slot.kind == KIND_DSR {
+            encap::track(slot, transport);
+            slot.close(&mut self.counts);
+            return slot;
+        }
         let has = |flag: u32| transport.flags & flag != 0;
         if has(FLAG_RST) {
             dir.flags |= FLAG_RST;
@@ -195,11 +210,7 @@ impl Table {
         };
         let closed = [found.way, found.way ^ 1].map(|way| slot.dir[way].flags & FLAG_FIN != 0);
         slot.progress = tcp(slot.progress, transport.flags, found.way, closed, is_taken);
-        let ended = [TCP_CLOSING, TCP_RESET].contains(&slot.progress);
-        if ended && slot.state == SLOT_ACTIVE {
-            slot.state = SLOT_CLOSING;
-        }
-        self.counts.follow(slot, ended);
+        slot.close(&mut self.counts);
         slot
     }
 
@@ -234,7 +245,7 @@ impl Table {
                 self.free.push_back(index);
                 Err(reason)
             }
-            Ok((kind, reply)) => {
+            Ok((kind, to, reply)) => {
                 let direction = |key: Tuple, to: Tuple| Direction {
                     key,
                     to,
@@ -262,7 +273,7 @@ impl Table {
                     half_open: false,
                     source: None,
                     dir: vec![
-                        direction(original, reply.reversed()),
+                        direction(original, to),
                         direction(reply, original.reversed()),
                     ],
                 };
@@ -274,14 +285,15 @@ impl Table {
         }
     }
 
-    /// Inserts both keys of a flow, or none: what kind it is, and its reply.
+    /// Inserts both keys of a flow, or none: what kind it is, how its packets go out,
+    /// and its reply.
     fn translation(
         &mut self,
         index: u32,
         original: &Tuple,
         backend: &Backend,
         settings: &Settings,
-    ) -> Result<(u32, Tuple), DropReason> {
+    ) -> Result<(u32, Tuple, Tuple), DropReason> {
         let must_snat = backend.forwarding == FORWARD_SNAT;
         let port = match u16::from_be(backend.port_be) {
             // Whichever the client used.
@@ -289,6 +301,10 @@ impl Table {
             port => port,
         };
         let dst = SocketAddr::new(backend.addr.into(), port);
+        // A backend takes no packet that says to come from itself.
+        if backend.forwarding == FORWARD_DSR && dst.ip() != original.src.ip() {
+            return self.direct(index, original, backend);
+        }
         let mut reply = Tuple {
             protocol: original.protocol,
             src: dst,
@@ -343,7 +359,7 @@ impl Table {
             };
             self.keys.insert(tuple, reference);
         }
-        Ok((kind, reply))
+        Ok((kind, reply.reversed(), reply))
     }
 
     /// Source ports that are tried for a flow, in order: few of them one after
@@ -373,7 +389,7 @@ impl Table {
 
     /// Whether a flow has this key. Keys of dead flows and of former ones are
     /// left behind, and may be taken over.
-    fn is_taken(&self, tuple: &Tuple) -> bool {
+    pub fn is_taken(&self, tuple: &Tuple) -> bool {
         self.referenced(tuple)
             .is_some_and(|(_, slot)| ![SLOT_DEAD, SLOT_FREE].contains(&slot.state))
     }

@@ -6,19 +6,20 @@ use std::net::SocketAddr;
 
 use gateway_common::{
     drop_reason::DropReason,
-    flow::{KIND_SNAT, PROTOCOL_TCP, PROTOCOL_UDP},
+    flow::{KIND_DSR, KIND_SNAT, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
 use super::{
     Fate, Model, PASS, Rewritten,
     checksum::{Field, pseudo},
+    encap,
     flow::TO_CLIENT,
     parse::{ICMPV6, Ip, Part, Tuple, word},
-    rewrite, route,
+    rewrite, route, wrapped,
 };
 
 /// Length of the ICMP header in front of what is quoted.
-const HEADER: usize = 8;
+pub const HEADER: usize = 8;
 
 /// What an error quotes.
 struct Quoted {
@@ -47,7 +48,10 @@ pub fn translate(model: &Model, frame: &[u8], ip: &Ip) -> Result<(Rewritten, rou
     if !errors.contains(&kind) {
         return Err(PASS);
     }
-    let quoted = quoted(&frame[..body.end], ip).ok_or(PASS)?;
+    let quoted = match quoted(&frame[..body.end], ip) {
+        Some(quoted) => quoted,
+        None => return encap::told(model, frame, ip, &body),
+    };
     // An error goes to the sender of the packet it is about.
     if quoted.tuple.src.ip() != ip.dst {
         return Err(PASS);
@@ -62,6 +66,10 @@ pub fn translate(model: &Model, frame: &[u8], ip: &Ip) -> Result<(Rewritten, rou
     }
     let flow = model.flows.slot(found);
     let to = flow.dir[found.way].to;
+    if flow.kind == KIND_DSR {
+        // About what the backend has sent past this node: it goes to the backend.
+        return Ok(wrapped(frame, ip, to));
+    }
     // Clients know nobody behind the gateway, backends that are reached from
     // its own address nobody in front of it.
     let hidden = found.way == TO_CLIENT || flow.kind == KIND_SNAT;

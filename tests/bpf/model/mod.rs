@@ -11,9 +11,10 @@
 //! # How to extend it
 //!
 //! Each step of a packet's way has a file: [`parse`], [`fragment`], [`flow`],
-//! [`service`], [`source`], [`limits`], [`rewrite`], [`icmp`], [`route`]. A step returns what the next one
-//! needs, or the [`Fate`] that ends the packet's way; [`Model::forward`] and
-//! [`icmp::translate`] name them in order. For something new:
+//! [`service`], [`source`], [`limits`], [`rewrite`] or [`encap`], [`icmp`],
+//! [`route`]. A step returns what the next one needs, or the [`Fate`] that ends the
+//! packet's way; [`Model::forward`] and [`icmp::translate`] name them in order. For
+//! something new:
 //!
 //! 1. add its maps to [`Model`], as a standard collection, and its step as a file;
 //! 2. in `property/world.rs` put random entries into the map state, which
@@ -26,6 +27,7 @@
 //! Where model and program disagree the RFC decides, and the comment says which.
 
 pub mod checksum;
+pub mod encap;
 pub mod flow;
 pub mod fragment;
 mod icmp;
@@ -43,12 +45,13 @@ use gateway_common::{
     backend::Backend,
     counters::{Stats, VerdictCounter},
     drop_reason::DropReason,
+    flow::KIND_DSR,
     service::{RingChunk, ServiceKey, ServiceValue},
     settings::Settings,
 };
 
 use crate::lab::{Action, Hook};
-use parse::{Ip, Part, Transport};
+use parse::{Ip, Part, Transport, Tuple};
 
 /// State of the data plane: the maps, and what was counted.
 #[derive(Clone)]
@@ -95,7 +98,7 @@ pub struct Expected {
 }
 
 /// A rewritten packet.
-struct Rewritten {
+pub struct Rewritten {
     frame: Vec<u8>,
     loose: Vec<usize>,
 }
@@ -162,6 +165,7 @@ impl Model {
         }
         let flow = self.flows.track(found, &transport, ip.len);
         let (service, backend, to) = (flow.service_id, flow.backend_id, flow.dir[found.way].to);
+        let is_direct = flow.kind == KIND_DSR;
         let len = ip.len as u64;
         for stats in [
             self.service_stats.entry(service).or_default(),
@@ -175,14 +179,16 @@ impl Model {
                 stats.bytes_out += len;
             }
         }
-        let rewritten = rewrite::packet(frame, ip, &transport, &to);
-        let may_be_fragmented = !ip.is_v6 && frame[20] & 0x40 == 0;
-        let sent = route::Sent {
-            to,
-            len: ip.len,
-            may_be_fragmented,
-        };
-        Ok((rewritten, sent))
+        Ok(if is_direct {
+            wrapped(frame, ip, to)
+        } else {
+            let sent = route::Sent {
+                to,
+                len: ip.len,
+                may_be_fragmented: may_be_fragmented(frame, ip),
+            };
+            (rewrite::packet(frame, ip, &transport, &to), sent)
+        })
     }
 
     /// A first packet to a service becomes a flow.
@@ -227,6 +233,21 @@ impl Model {
         }
         created
     }
+}
+
+/// The packet inside another one, and how that is sent.
+fn wrapped(frame: &[u8], ip: &Ip, to: Tuple) -> (Rewritten, route::Sent) {
+    let sent = route::Sent {
+        to,
+        len: ip.len + encap::header_len(ip.is_v6),
+        may_be_fragmented: may_be_fragmented(frame, ip),
+    };
+    (encap::packet(frame, ip, &to), sent)
+}
+
+/// Whether its sender lets routers fragment a packet.
+fn may_be_fragmented(frame: &[u8], ip: &Ip) -> bool {
+    !ip.is_v6 && frame[20] & 0x40 == 0
 }
 
 /// A packet that is ours and cannot be forwarded is dropped (RFC 791 section 3.2

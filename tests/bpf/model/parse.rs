@@ -122,6 +122,15 @@ pub fn frame(hook: Hook, interface: &str, frame: &[u8]) -> Option<Ip> {
     }
 }
 
+/// The address at an offset of a header.
+pub fn address(header: &[u8], at: usize, is_v6: bool) -> IpAddr {
+    if is_v6 {
+        IpAddr::from(<[u8; 16]>::try_from(&header[at..at + 16]).unwrap())
+    } else {
+        IpAddr::from(<[u8; 4]>::try_from(&header[at..at + 4]).unwrap())
+    }
+}
+
 fn is_forwarded(protocol: u8) -> bool {
     [PROTOCOL_TCP, PROTOCOL_UDP].contains(&protocol)
 }

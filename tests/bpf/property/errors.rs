@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random ICMP errors: about what was sent on, or nearly.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use gateway_common::tcp_state::FLAG_ACK;
+use gateway_common::{flow::KIND_DSR, tcp_state::FLAG_ACK};
 
 use super::{
+    draft::Draft,
     traffic::{Frame, Traffic, chance, client, side},
     world::{World, address},
 };
 use crate::model::{
     Model,
+    encap::{IPIP, IPV6},
+    flow::TO_BACKEND,
     parse::{ICMP, ICMPV6, Tuple},
 };
 
@@ -30,6 +33,10 @@ impl Traffic {
         slots.sort_by_key(|(index, _)| **index);
         let (_, slot) = self.random.choice(slots).unwrap();
         let mut seen = slot.dir[way].to;
+        if slot.kind == KIND_DSR && way == TO_BACKEND {
+            let (client, kind) = (slot.dir[way].key, "an error about what was wrapped");
+            return self.about_wrapped(client, seen, kind);
+        }
         if chance(&mut self.random, 12) {
             // About somebody else's.
             seen = match self.random.u32(..3) {
@@ -41,16 +48,9 @@ impl Traffic {
                 },
             };
         }
-        let mut about = self.draft(&seen);
-        about.flags = FLAG_ACK as u8;
+        let about = self.about(&seen);
         let random = &mut self.random;
         let is_v6 = seen.src.is_ipv6();
-        if chance(random, 3) {
-            about.payload.truncate(30);
-        }
-        if !chance(random, 6) {
-            about.extensions.clear();
-        }
         let mut quoted = if chance(random, 10) {
             let mut pieces = about.fragments(64);
             pieces.swap_remove(random.usize(..pieces.len().min(2)))
@@ -67,6 +67,96 @@ impl Traffic {
             _ => 1_200,
         };
         quoted.truncate(len);
+        let family = usize::from(is_v6);
+        let from = match self.random.u32(..3) {
+            0 => seen.dst.ip(),
+            1 => client(&mut self.random, family).ip(),
+            _ => address(
+                [
+                    ["203.0.113.250", "10.3.0.250"],
+                    ["2001:db8:9::fa", "fd03::fa"],
+                ][family][way],
+            ),
+        };
+        self.quoting(quoted, [from, seen.src.ip()], side(seen.dst.ip()))
+    }
+
+    /// A packet that an error is about.
+    fn about(&mut self, seen: &Tuple) -> Draft {
+        let mut about = self.draft(seen);
+        about.flags = FLAG_ACK as u8;
+        if chance(&mut self.random, 3) {
+            about.payload.truncate(30);
+        }
+        if !chance(&mut self.random, 6) {
+            about.extensions.clear();
+        }
+        about
+    }
+
+    /// An error about a packet that went inside another one, between the addresses
+    /// of `tunnel`.
+    fn about_wrapped(&mut self, original: Tuple, tunnel: Tuple, what: &'static str) -> Frame {
+        let mut original = original;
+        let mut tunnel = tunnel;
+        if chance(&mut self.random, 12) {
+            match self.random.u32(..4) {
+                0 => original = original.reversed(),
+                1 => original.src.set_port(1),
+                2 => tunnel = tunnel.reversed(),
+                _ => tunnel.dst.set_ip(original.src.ip()),
+            }
+        }
+        let mut inner = self.about(&original);
+        if !chance(&mut self.random, 6) {
+            inner.options.clear();
+        }
+        let inner = if chance(&mut self.random, 10) {
+            let mut pieces = inner.fragments(64);
+            pieces.swap_remove(self.random.usize(..pieces.len().min(2)))
+        } else {
+            inner.whole()
+        };
+        let is_v6 = original.src.is_ipv6();
+        let mut outer = self.draft(&Tuple {
+            protocol: if is_v6 { IPV6 } else { IPIP },
+            ..tunnel
+        });
+        if !chance(&mut self.random, 10) {
+            outer.options.clear();
+            outer.extensions.clear();
+        }
+        outer.payload = inner;
+        let mut quoted = outer.whole();
+        let least = if is_v6 { 88 } else { 48 };
+        let len = match self.random.u32(..6) {
+            0 => least,
+            1 => least - 8 + self.random.usize(..24),
+            2 => self.random.usize(..=quoted.len()),
+            _ => 1_200,
+        };
+        quoted.truncate(len);
+        let from = if self.random.bool() {
+            tunnel.dst.ip()
+        } else {
+            address(["10.3.0.250", "fd03::fa"][usize::from(is_v6)])
+        };
+        Frame {
+            what,
+            ..self.quoting(quoted, [from, tunnel.src.ip()], side(tunnel.dst.ip()))
+        }
+    }
+
+    /// An error that quotes these bytes.
+    fn quoting(
+        &mut self,
+        quoted: Vec<u8>,
+        [from, to]: [IpAddr; 2],
+        interface: &'static str,
+    ) -> Frame {
+        let random = &mut self.random;
+        let is_v6 = to.is_ipv6();
+        let family = usize::from(is_v6);
         let [errors, all]: [&[u8]; 2] = if is_v6 {
             [&[1, 2, 3, 4], &[0, 5, 127, 128, 129, 135]]
         } else {
@@ -75,22 +165,15 @@ impl Traffic {
         let kinds = if chance(random, 8) { all } else { errors };
         let kind = *random.choice(kinds).unwrap();
         let mut payload = vec![kind, random.u8(..6), 0, 0, 0, 0, 5, random.u8(..)];
+        if chance(random, 12) {
+            // No MTU, or one that leaves nothing.
+            (payload[6], payload[7]) = (0, random.u8(..42));
+        }
         payload.extend(quoted);
-        let family = usize::from(is_v6);
-        let from = match random.u32(..3) {
-            0 => seen.dst.ip(),
-            1 => client(random, family).ip(),
-            _ => address(
-                [
-                    ["203.0.113.250", "10.3.0.250"],
-                    ["2001:db8:9::fa", "fd03::fa"],
-                ][family][way],
-            ),
-        };
         let to = if chance(random, 20) {
             client(random, family).ip()
         } else {
-            seen.src.ip()
+            to
         };
         let mut draft = self.draft(&Tuple {
             protocol: if is_v6 { ICMPV6 } else { ICMP },
@@ -101,7 +184,6 @@ impl Traffic {
         if !chance(&mut self.random, 8) {
             draft.extensions.clear();
         }
-        let interface = side(seen.dst.ip());
         if chance(&mut self.random, 20) {
             return self.frame(draft, "an error in fragments");
         }

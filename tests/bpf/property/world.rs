@@ -11,7 +11,7 @@ use std::{
 use fastrand::Rng;
 use gateway_common::{
     addr::Addr16,
-    backend::{Backend, FORWARD_DNAT, FORWARD_SNAT},
+    backend::{Backend, FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT},
     flow::{PROTOCOL_TCP, PROTOCOL_UDP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE},
     guard::{Guard, NodeLimits},
     limit::SourceMask,
@@ -277,8 +277,10 @@ impl World {
                 0 if random.bool() => (0, source),
                 1 if random.bool() => (FORWARD_SNAT, Addr16::ANY),
                 2 if chance(random, 4) => (FORWARD_SNAT, address(SOURCES[1 - family])),
-                ..10 => (FORWARD_SNAT, source),
-                10..15 => (FORWARD_DNAT, source),
+                3 if random.bool() => (FORWARD_DSR, Addr16::ANY),
+                ..7 => (FORWARD_SNAT, source),
+                7..12 => (FORWARD_DSR, source),
+                12..16 => (FORWARD_DNAT, source),
                 _ => (FORWARD_DNAT, Addr16::ANY),
             };
             let endpoints = ENDPOINTS[family];
