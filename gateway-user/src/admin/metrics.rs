@@ -286,10 +286,11 @@ fn kernel(out: &mut Families<'_>, report: &Report) {
     out.counter(
         "flows_reset",
         "Connections the agent has reset on both sides",
-        [(
-            vec![("reason", "endpoint_gone".to_owned())],
-            flows.reset_endpoint_gone,
-        )],
+        [
+            ("endpoint_gone", flows.reset_endpoint_gone),
+            ("peer_silent", flows.reset_peer_silent),
+        ]
+        .map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
     );
     out.counter(
         "flows_released",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Settings of handing connections to the kernel.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
@@ -16,6 +16,10 @@ pub struct HandoffSettings {
     pub mode: HandoffMode,
     /// Bytes both ways from which on a connection is worth it.
     pub after_bytes: u64,
+    /// How long one end of a connection that was handed over may be silent before
+    /// it is asked for a sign of life.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
     /// Source ports towards backends; apart from `snat_ports`.
     #[serde(deserialize_with = "port_range")]
     pub ports: RangeInclusive<u16>,
@@ -26,8 +30,18 @@ impl Default for HandoffSettings {
         Self {
             mode: HandoffMode::default(),
             after_bytes: 16 * 1024,
+            keepalive: DatapathConfig::default().handoff_keepalive,
             ports: DatapathConfig::default().handoff_ports,
         }
+    }
+}
+
+impl HandoffSettings {
+    /// What cannot be, and of which key.
+    pub(super) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        let questions = Duration::from_millis(500)..=Duration::from_hours(1);
+        (!questions.contains(&self.keepalive))
+            .then_some(("handoff.keepalive", "must be 500ms to 1h"))
     }
 }
 

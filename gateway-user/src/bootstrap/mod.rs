@@ -422,6 +422,9 @@ impl Bootstrap {
         if !questions.contains(&removed_endpoint) {
             return Err(problem("timeouts.removed_endpoint", "must be 500ms to 1h"));
         }
+        if let Some((key, text)) = bootstrap.handoff.problem() {
+            return Err(problem(key, text));
+        }
         if let Some((key, text)) = bootstrap.protection.problem() {
             return Err(problem(key, text));
         }
@@ -443,6 +446,7 @@ impl Bootstrap {
             forwarding: self.forwarding,
             snat_ports: self.snat_ports.clone(),
             handoff_ports: self.handoff.ports.clone(),
+            handoff_keepalive: self.handoff.keepalive,
             max_flows: self.limits.max_flows,
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,

@@ -12,7 +12,10 @@ use tokio::{
 use crate::{
     balance::{ActiveGuard, Balancer},
     conn::handoff,
-    datapath::handoff::Handoffs,
+    datapath::{
+        config::{KEEPALIVE, KEEPALIVE_PROBES},
+        handoff::Handoffs,
+    },
     snapshot::{Cluster, TcpAction},
     telemetry::access::CloseReason,
 };
@@ -50,10 +53,6 @@ pub struct ConnectError {
 /// another one may stand in.
 const ATTEMPTS: usize = 3;
 
-/// A silent peer is probed after this long, and again as often as
-/// [`KEEPALIVE_PROBES`] says, before it counts as gone.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_PROBES: u32 = 5;
 /// Sent data that is not acknowledged for so long ends the connection
 /// (TCP_USER_TIMEOUT, tcp(7)): the same span, for a peer that vanished while
 /// data was on its way.

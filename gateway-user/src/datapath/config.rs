@@ -13,6 +13,12 @@ use gateway_common::{guard::NodeLimits, limit::SourceMask, limits, tcp_state, ud
 
 use crate::model::{FlowLimits, ForwardingMode};
 
+/// A silent peer of a connection is asked for a sign of life after this long, and
+/// again as often as [`KEEPALIVE_PROBES`] says, before it counts as gone.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Questions without an answer.
+pub const KEEPALIVE_PROBES: u32 = 5;
+
 /// Settings of the datapath, from the bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatapathConfig {
@@ -34,6 +40,9 @@ pub struct DatapathConfig {
     pub snat_ports: RangeInclusive<u16>,
     /// Source ports towards backends of connections that can be handed off.
     pub handoff_ports: RangeInclusive<u16>,
+    /// How long one end of a handed-off connection may be silent before it is
+    /// asked for a sign of life, and between questions after that.
+    pub handoff_keepalive: Duration,
     /// Flows tracked at once.
     pub max_flows: u32,
     /// Forwarded (address, port) pairs.
@@ -71,6 +80,7 @@ impl Default for DatapathConfig {
             forwarding: ForwardingMode::Auto,
             snat_ports: limits::SNAT_PORT_MIN as u16..=limits::SNAT_PORT_MAX as u16,
             handoff_ports: limits::HANDOFF_PORT_MIN as u16..=limits::HANDOFF_PORT_MAX as u16,
+            handoff_keepalive: KEEPALIVE,
             max_flows: limits::MAX_FLOWS,
             max_services: limits::MAX_SERVICES,
             max_backends: limits::MAX_BACKENDS,

@@ -2,7 +2,7 @@
 //! The flow sweeper: ends flows that are over and gives their slots back.
 //!
 //! Only time and the connection's own end take a flow away, or an endpoint that
-//! is gone for good ([`super::gone`]), never a change of configuration. The
+//! is gone for good ([`super::peers`]), never a change of configuration. The
 //! order is: state DEAD, so that no packet is rewritten any more; both keys out,
 //! but only where they still lead to this flow; state FREE; slot into the
 //! queue. An agent that dies in between leaves a DEAD slot, which the next sweep
@@ -26,8 +26,8 @@ use gateway_common::{
 use crate::datapath::{
     DatapathError,
     audit::Audit,
-    gone::{Gone, GoneCounts},
     maps::Maps,
+    peers::{PeerCounts, Peers},
     report::{FlowTableReport, Swept},
     slots::Slot,
 };
@@ -76,7 +76,7 @@ impl Sweeper {
     pub fn sweep(
         &mut self,
         maps: &mut Maps,
-        gone: &mut Gone,
+        peers: &mut Peers,
         now: u64,
     ) -> Result<Swept, DatapathError> {
         let start = thread_time();
@@ -84,14 +84,14 @@ impl Sweeper {
         let used = self.last.active + self.last.closing;
         let limit = if used > slots / 2 && self.last.closing > slots / 8 {
             HURRIED
-        } else if gone.is_looking() {
+        } else if peers.is_looking() {
             LOOKING
         } else {
             UNHURRIED
         };
         let linger = linger(used, slots);
         let mut failure = None;
-        gone.begin();
+        peers.begin();
         let first = self.next;
         for index in first..slots {
             if index % STRIDE == 0 && index != first && thread_time() >= start + limit {
@@ -102,7 +102,7 @@ impl Sweeper {
                 break;
             };
             self.next = index + 1;
-            if let Err(error) = self.visit(maps, gone, index, &slot, linger, now) {
+            if let Err(error) = self.visit(maps, peers, index, &slot, linger, now) {
                 failure = Some(error);
             }
         }
@@ -111,7 +111,7 @@ impl Sweeper {
             self.next = 0;
             self.last = round;
             self.round = Swept::default();
-            gone.finish_round();
+            peers.finish_round();
         }
         let audited = self.audit.step(maps);
         match failure {
@@ -123,7 +123,7 @@ impl Sweeper {
     fn visit(
         &mut self,
         maps: &mut Maps,
-        gone: &mut Gone,
+        peers: &mut Peers,
         index: u32,
         slot: &Slot,
         linger: Duration,
@@ -138,7 +138,7 @@ impl Sweeper {
                 return Ok(());
             }
         } else if state == SLOT_ACTIVE || state == SLOT_CLOSING {
-            let is_over = if gone.is_looking() && gone.visit(index, slot, state, now) {
+            let is_over = if peers.visit(index, slot, state, now) {
                 self.round.released += 1;
                 return self.free(maps, index, slot, false);
             } else {
@@ -164,7 +164,10 @@ impl Sweeper {
         let look_first = state == SLOT_DEAD || state == SLOT_CLAIMED;
         self.free(maps, index, slot, look_first)?;
         match state {
-            SLOT_ACTIVE => self.round.expired += 1,
+            SLOT_ACTIVE => {
+                peers.expired(slot);
+                self.round.expired += 1;
+            }
             SLOT_CLAIMED | SLOT_OBSERVE | SLOT_HOLD => self.round.reclaimed += 1,
             _ => self.round.closed += 1,
         }
@@ -218,15 +221,16 @@ impl Sweeper {
     }
 
     /// For reports.
-    pub fn report(&self, maps: &Maps, gone: GoneCounts) -> FlowTableReport {
+    pub fn report(&self, maps: &Maps, peers: PeerCounts) -> FlowTableReport {
         FlowTableReport {
             capacity: maps.slots.len(),
             last_sweep: self.last,
             half_open: maps.counts.half_open(),
             removed: self.removed,
-            reset_endpoint_gone: gone.reset,
-            released_endpoint_gone: gone.released,
-            endpoint_removed: gone.watched,
+            reset_endpoint_gone: peers.gone.reset,
+            reset_peer_silent: peers.reset_silent,
+            released_endpoint_gone: peers.gone.released,
+            endpoint_removed: peers.gone.watched,
         }
     }
 }

@@ -8,25 +8,19 @@
 //! of the client finds another endpoint.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    io,
+    collections::{HashMap, HashSet},
     time::Duration,
 };
 
 use gateway_common::{
     addr::Addr16,
-    flow::{DIR_TO_CLIENT, KIND_DNAT, KIND_SNAT, SLOT_ACTIVE, SLOT_CLOSING, SLOT_DEAD},
+    flow::{
+        DIR_TO_BACKEND, DIR_TO_CLIENT, KIND_DSR, KIND_HANDOFF, SLOT_ACTIVE, SLOT_CLOSING, SLOT_DEAD,
+    },
     tcp_state, udp_state,
 };
 
-use crate::{
-    datapath::{
-        raw::RawSender,
-        segments::{self, Segment},
-        slots::Slot,
-    },
-    snapshot::BackendTarget,
-};
+use crate::datapath::{notices::Notices, segments, slots::Slot, tables::Desired};
 
 /// Questions without an answer before a flow is given up.
 const QUESTIONS: u32 = 3;
@@ -34,25 +28,64 @@ const QUESTIONS: u32 = 3;
 const REST: u32 = 12;
 /// Resets of one flow, should a side go on sending.
 const RESETS: u32 = 3;
-/// Packets sent in one sweep, so that an endpoint with very many flows does not
-/// get them all at once.
-const PACKETS_PER_SWEEP: u32 = 2_000;
 
 /// The endpoints there are, and the flows of those there are no more.
 #[derive(Debug)]
 pub struct Gone {
     interval: Duration,
-    /// Address and port, network order. None until the first configuration:
-    /// nobody knows yet what is gone.
-    present: Option<HashSet<(Addr16, u16)>>,
+    /// None until the first configuration: nobody knows yet what is gone.
+    present: Option<Present>,
     /// Some flow may be of an endpoint that is not present.
     looking: bool,
     watched: HashMap<u32, Watch>,
-    sender: RawSender,
-    packets_left: u32,
     found: bool,
     counts: GoneCounts,
-    warning: Option<String>,
+}
+
+/// The endpoints of a configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Present {
+    /// Of forwarded services: address and port, network order; port 0 stands for
+    /// whatever the client used.
+    backends: HashSet<(Addr16, u16)>,
+    /// Of connections of the agent. Without ports: one of a range may be reached
+    /// on any.
+    endpoints: HashSet<Addr16>,
+}
+
+impl Present {
+    fn of(desired: &Desired) -> Self {
+        let backends = desired.backends.values();
+        Self {
+            backends: backends
+                .map(|target| {
+                    let ip = target.address.ip().to_canonical();
+                    (ip.into(), target.address.port().to_be())
+                })
+                .collect(),
+            endpoints: desired
+                .endpoints
+                .iter()
+                .copied()
+                .map(Addr16::from)
+                .collect(),
+        }
+    }
+
+    /// Whether there is nothing in it that is not in `other`.
+    fn is_within(&self, other: &Self) -> bool {
+        self.backends.is_subset(&other.backends) && self.endpoints.is_subset(&other.endpoints)
+    }
+
+    fn has(&self, slot: &Slot) -> bool {
+        let (address, port_be) = slot.backend();
+        if slot.kind() == KIND_HANDOFF {
+            return self.endpoints.contains(&address);
+        }
+        [port_be, 0]
+            .iter()
+            .any(|port_be| self.backends.contains(&(address, *port_be)))
+    }
 }
 
 /// What became of flows whose endpoint was removed.
@@ -147,39 +180,25 @@ impl Gone {
             present: None,
             looking: false,
             watched: HashMap::new(),
-            sender: RawSender::default(),
-            packets_left: 0,
             found: false,
             counts: GoneCounts::default(),
-            warning: None,
         }
     }
 
     /// These are the endpoints from now on: no new flow goes to others.
-    pub fn set_present(&mut self, backends: &BTreeMap<u32, BackendTarget>) {
-        let present: HashSet<(Addr16, u16)> = backends
-            .values()
-            .map(|target| {
-                let ip = target.address.ip().to_canonical();
-                (ip.into(), target.address.port().to_be())
-            })
-            .collect();
+    pub fn set_present(&mut self, desired: &Desired) {
+        let present = Present::of(desired);
         // After a start, flows may be of endpoints that left before.
         self.looking |= self
             .present
             .as_ref()
-            .is_none_or(|before| !before.is_subset(&present));
+            .is_none_or(|before| !before.is_within(&present));
         self.present = Some(present);
     }
 
     /// Whether [`Self::visit`] has to see every flow.
     pub fn is_looking(&self) -> bool {
         self.looking
-    }
-
-    /// A sweep begins.
-    pub fn begin(&mut self) {
-        self.packets_left = PACKETS_PER_SWEEP;
     }
 
     /// Every slot has been visited since the last call.
@@ -194,21 +213,24 @@ impl Gone {
     /// Looks after the flow in `slot`, which is in `state` (active or closing);
     /// true when the flow is to be removed at once. `now` is of the coarse
     /// monotonic clock, nanoseconds.
-    pub fn visit(&mut self, index: u32, slot: &Slot, state: u32, now: u64) -> bool {
+    pub fn visit(
+        &mut self,
+        index: u32,
+        slot: &Slot,
+        state: u32,
+        now: u64,
+        notices: &mut Notices,
+    ) -> bool {
         let Some(present) = &self.present else {
             return false;
         };
-        // Of other kinds the answers do not come this way, or with other numbers.
-        let is_seen = [KIND_DNAT, KIND_SNAT].contains(&slot.kind());
-        let (address, port_be) = slot.backend();
-        // Port 0 stands for whatever the client used.
-        let is_present = [port_be, 0].map(|port_be| present.contains(&(address, port_be)));
-        if !is_seen || is_present.contains(&true) {
+        // Answers to a wrapped packet do not come this way.
+        if slot.kind() == KIND_DSR || present.has(slot) {
             return false;
         }
         let generation = slot.generation();
         if state == SLOT_CLOSING {
-            self.closing(index, slot, generation, now);
+            self.closing(index, slot, generation, now, notices);
             return false;
         }
         self.found = true;
@@ -222,7 +244,7 @@ impl Gone {
                 }
             })
             .or_insert_with(|| Watch::new(generation, now, interval));
-        if self.packets_left < 4 && now >= watch.due_ns {
+        if !notices.has_room() && now >= watch.due_ns {
             // Its turn comes with the next sweep.
             return false;
         }
@@ -233,11 +255,9 @@ impl Gone {
         match step {
             Step::Wait => {}
             Step::Ask => {
-                if let Some(probe) = segments::probe(&slot.copy(), is_second) {
-                    self.send(&[probe]);
-                }
+                notices.send(segments::probe(&slot.copy(), DIR_TO_BACKEND, is_second).as_slice());
             }
-            Step::Reset => self.reset(index, slot, now),
+            Step::Reset => self.reset(index, slot, now, notices),
             Step::Release => {
                 if slot.change_state(SLOT_ACTIVE, SLOT_DEAD) {
                     self.counts.released += 1;
@@ -251,7 +271,14 @@ impl Gone {
 
     /// A flow that has ended: by our reset, by the answer to our question, or by
     /// itself.
-    fn closing(&mut self, index: u32, slot: &Slot, generation: u32, now: u64) {
+    fn closing(
+        &mut self,
+        index: u32,
+        slot: &Slot,
+        generation: u32,
+        now: u64,
+        notices: &mut Notices,
+    ) {
         let Some(watch) = self.watched.get_mut(&index) else {
             return;
         };
@@ -276,7 +303,7 @@ impl Gone {
             watch.since_ns = now;
             watch.told += 1;
             if watch.told <= RESETS {
-                self.send(&segments::resets(&slot.copy()));
+                notices.send(&segments::resets(&slot.copy()));
             }
         }
         if self
@@ -288,35 +315,16 @@ impl Gone {
         }
     }
 
-    fn reset(&mut self, index: u32, slot: &Slot, now: u64) {
-        if !slot.change_state(SLOT_ACTIVE, SLOT_CLOSING) {
+    fn reset(&mut self, index: u32, slot: &Slot, now: u64, notices: &mut Notices) {
+        if !notices.reset(slot) {
             return;
         }
-        slot.set_tcp_state(tcp_state::TCP_RESET);
         self.counts.reset += 1;
         let interval = self.interval.as_nanos() as u64;
         if let Some(watch) = self.watched.get_mut(&index) {
             watch.told = 1;
             watch.since_ns = now;
             watch.due_ns = now + u64::from(REST) * interval;
-        }
-        self.send(&segments::resets(&slot.copy()));
-    }
-
-    fn send(&mut self, segments: &[Segment]) {
-        for segment in segments {
-            self.packets_left = self.packets_left.saturating_sub(1);
-            let Some(packet) = segment.packet() else {
-                continue;
-            };
-            if let Err(error) = self.sender.send(&packet, segment.dst.ip().to_canonical())
-                && is_ours(&error)
-            {
-                self.warning = Some(format!(
-                    "cannot ask or reset flows of removed endpoints ({error}): grant CAP_NET_RAW, \
-                     or they stay until they are idle for their timeout"
-                ));
-            }
         }
     }
 
@@ -328,16 +336,6 @@ impl Gone {
             ..self.counts
         }
     }
-
-    /// What the operator should know, once.
-    pub fn take_warning(&mut self) -> Option<String> {
-        self.warning.take()
-    }
-}
-
-/// Whether sending failed for want of a right, not of a way there.
-fn is_ours(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 #[cfg(test)]

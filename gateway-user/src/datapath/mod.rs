@@ -14,6 +14,8 @@
 #[cfg(not(feature = "ebpf"))]
 mod absent;
 #[cfg(feature = "ebpf")]
+mod alive;
+#[cfg(feature = "ebpf")]
 mod apply;
 #[cfg(feature = "ebpf")]
 mod attach;
@@ -72,7 +74,11 @@ mod neighbours;
 #[cfg(feature = "ebpf")]
 mod netlink;
 #[cfg(feature = "ebpf")]
+mod notices;
+#[cfg(feature = "ebpf")]
 pub mod object;
+#[cfg(feature = "ebpf")]
+mod peers;
 #[cfg(feature = "ebpf")]
 mod pins;
 #[cfg(feature = "ebpf")]

@@ -183,6 +183,9 @@ pub struct FlowTableReport {
     /// Connections reset on both sides since start, because their endpoint was
     /// removed and did not answer any more.
     pub reset_endpoint_gone: u64,
+    /// Handed-off connections reset on both sides since start, because one of
+    /// them did not answer any more.
+    pub reset_peer_silent: u64,
     /// Flows let go since start, because their endpoint was removed before it
     /// had answered, or answers no more (UDP).
     pub released_endpoint_gone: u64,

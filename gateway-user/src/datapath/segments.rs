@@ -34,22 +34,25 @@ pub struct Segment {
     pub timestamps: bool,
 }
 
-/// Asks the backend for a sign of life, as a client's keepalive does: one
-/// number before the one it expects, which it answers with what it does expect
-/// (RFC 9293 section 3.8.4). None before it has acknowledged anything.
+/// Asks the end that `direction` leads to for a sign of life, in the name of the
+/// other one and as its keepalive does: one number before the one it expects,
+/// which it answers with what it does expect (RFC 9293 section 3.8.4). None
+/// before it has acknowledged anything.
 ///
 /// Nobody in the middle knows the timestamps of a connection that has them. Some
 /// stacks drop segments without them unseen (RFC 7323 section 3.2) and answer
 /// those with a wrong one; Linux (from 6.13 on) does it the other way round. So
 /// one question is asked without and the next `with_timestamps`.
-pub fn probe(flow: &FlowSlot, with_timestamps: bool) -> Option<Segment> {
-    let to_backend = &flow.dir[DIR_TO_BACKEND as usize];
-    let expected = expected_by(&flow.dir[DIR_TO_CLIENT as usize])?;
+pub fn probe(flow: &FlowSlot, direction: u32, with_timestamps: bool) -> Option<Segment> {
+    let (own, other) = (direction as usize & 1, direction as usize & 1 ^ 1);
+    let along = &flow.dir[own];
+    let expected = expected_by(&flow.dir[other])?;
     Some(Segment {
-        src: socket_addr(to_backend.new_src, to_backend.new_src_port_be),
-        dst: socket_addr(to_backend.new_dst, to_backend.new_dst_port_be),
+        src: socket_addr(along.new_src, along.new_src_port_be),
+        dst: socket_addr(along.new_dst, along.new_dst_port_be),
         seq: expected.wrapping_sub(1),
-        ack: to_backend.ack,
+        // Of a handed-off connection the other end counts differently.
+        ack: along.ack.wrapping_sub(flow.seq_delta[other]),
         reset: false,
         timestamps: with_timestamps,
     })
@@ -67,8 +70,12 @@ pub fn resets(flow: &FlowSlot) -> Vec<Segment> {
         match expected_by(back) {
             Some(expected) => {
                 numbers.push(expected);
-                if along.tcp_flags_seen & FLAG_SYN != 0 && along.seq_end != expected {
-                    numbers.push(along.seq_end);
+                // As its receiver counts.
+                let sent = along
+                    .seq_end
+                    .wrapping_add(flow.seq_delta[direction as usize]);
+                if along.tcp_flags_seen & (FLAG_SYN | FLAG_ACK) != 0 && sent != expected {
+                    numbers.push(sent);
                 }
             }
             // A SYN is refused by its acknowledgement alone (RFC 9293 section
@@ -133,7 +140,7 @@ mod tests {
     use etherparse::{PacketHeaders, TransportHeader};
     use gateway_common::{
         addr::Addr16,
-        flow::{FlowDirection, FlowKey, FlowSlot},
+        flow::{DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowSlot},
         tcp_state::{FLAG_ACK, FLAG_SYN},
     };
 
@@ -208,7 +215,7 @@ mod tests {
             direction(OURS, BACKEND, BOTH, 500, 900),
             direction(VIP, CLIENT, BOTH, 900, 500),
         );
-        let asked = probe(&flow, false).expect("a probe");
+        let asked = probe(&flow, DIR_TO_BACKEND, false).expect("a probe");
         assert_eq!(
             (asked.src.to_string(), asked.dst.to_string()),
             (OURS.to_owned(), BACKEND.to_owned())
@@ -229,7 +236,10 @@ mod tests {
             direction(OURS, BACKEND, BOTH, 510, 900),
             direction(VIP, CLIENT, BOTH, 970, u32::MAX),
         );
-        assert_eq!(probe(&flow, true).expect("a probe").seq, u32::MAX - 1);
+        assert_eq!(
+            probe(&flow, DIR_TO_BACKEND, true).expect("a probe").seq,
+            u32::MAX - 1
+        );
         assert_eq!(
             told(&resets(&flow)),
             [
@@ -242,12 +252,41 @@ mod tests {
     }
 
     #[test]
+    fn each_end_of_a_handed_off_connection_counts_its_own_way() {
+        // The client is at 500 and has taken 900; for the backend that is 70,500
+        // and u32::MAX. Of ten more bytes of each nobody has said anything.
+        let mut flow = flow(
+            direction(OURS, BACKEND, FLAG_ACK, 510, 900),
+            direction(VIP, CLIENT, FLAG_ACK, 9, 70_500),
+        );
+        flow.seq_delta = [70_000, 901];
+        assert_eq!(
+            told(&resets(&flow)),
+            [
+                (BACKEND.to_owned(), 70_500, 9),
+                (BACKEND.to_owned(), 70_510, 9),
+                (CLIENT.to_owned(), 900, 510),
+                (CLIENT.to_owned(), 910, 510)
+            ]
+        );
+        let asked = |direction| {
+            let asked = probe(&flow, direction, false).expect("a probe");
+            (asked.dst.to_string(), asked.seq, asked.ack)
+        };
+        assert_eq!(
+            asked(DIR_TO_BACKEND),
+            (BACKEND.to_owned(), 70_499, u32::MAX)
+        );
+        assert_eq!(asked(DIR_TO_CLIENT), (CLIENT.to_owned(), 899, 500));
+    }
+
+    #[test]
     fn a_syn_without_an_answer_is_refused() {
         let flow = flow(
             direction(OURS, BACKEND, FLAG_SYN, 500, 0),
             direction(VIP, CLIENT, 0, 0, 0),
         );
-        assert_eq!(probe(&flow, false), None);
+        assert_eq!(probe(&flow, DIR_TO_BACKEND, false), None);
         let refused = told(&resets(&flow));
         assert_eq!(refused.last(), Some(&(CLIENT.to_owned(), 0, 500)));
     }

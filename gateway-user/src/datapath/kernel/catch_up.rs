@@ -61,7 +61,7 @@ impl Datapath {
         apply::run(&mut self.maps, &mut self.state, &plan.ops)?;
         wanted.proxied.extend(plan.proxied);
         self.proxied = wanted.proxied;
-        self.gone.set_present(&desired.backends);
+        self.peers.set_present(desired);
         self.keep_neighbours(next_hops);
         Ok(Applied {
             operations: plan.ops.len(),

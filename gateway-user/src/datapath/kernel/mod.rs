@@ -21,12 +21,12 @@ use crate::{
         exclusive::{self, Lock},
         fault,
         flows::{Sweeper, monotonic_ns},
-        gone::Gone,
         interfaces::{self, Patterns, Role},
         load,
         maps::Maps,
         neighbours::{Kind, Place},
         netlink::{Changes, Netlink},
+        peers::Peers,
         plan::{MapOp, State},
         probe,
         report::Proxied,
@@ -64,7 +64,7 @@ pub struct Datapath {
     /// Indices of the interfaces of default routes, when they matter.
     default_routes: BTreeSet<u32>,
     sweeper: Sweeper,
-    gone: Gone,
+    peers: Peers,
     state: State,
     /// None until the first [`Datapath::apply`]: what was adopted stays as it
     /// is until somebody knows better.
@@ -158,7 +158,7 @@ impl Datapath {
             addresses: BTreeSet::new(),
             default_routes: BTreeSet::new(),
             sweeper,
-            gone: Gone::new(config.removed_endpoint),
+            peers: Peers::new(&config),
             state,
             desired: None,
             sockets: 0,
@@ -271,8 +271,8 @@ impl Datapath {
         }
         let swept = self
             .sweeper
-            .sweep(&mut self.maps, &mut self.gone, monotonic_ns());
-        if let Some(warning) = self.gone.take_warning() {
+            .sweep(&mut self.maps, &mut self.peers, monotonic_ns());
+        if let Some(warning) = self.peers.take_warning() {
             self.warn(warning);
         }
         match swept {
@@ -311,7 +311,7 @@ impl Datapath {
                 .unwrap_or_default(),
             steered: self.state.steer.len(),
             proxied: self.proxied.clone(),
-            flows: self.sweeper.report(&self.maps, self.gone.counts()),
+            flows: self.sweeper.report(&self.maps, self.peers.counts()),
             warnings,
         }
     }

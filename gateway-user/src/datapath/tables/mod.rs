@@ -47,6 +47,9 @@ pub struct Desired {
     pub services: BTreeMap<ListenKey, Arc<Service>>,
     /// Their backends.
     pub backends: BTreeMap<u32, BackendTarget>,
+    /// Where connections of the agent go, that may be handed off: addresses of the
+    /// endpoints of every cluster, in use or not.
+    pub endpoints: BTreeSet<IpAddr>,
 }
 
 impl From<&Snapshot> for Desired {
@@ -57,6 +60,15 @@ impl From<&Snapshot> for Desired {
             listeners: snapshot.listeners.keys().copied().collect(),
             services: snapshot.services.clone(),
             backends: snapshot.backends.clone(),
+            endpoints: snapshot
+                .clusters
+                .values()
+                .flat_map(|cluster| {
+                    let known = cluster.endpoints.iter().chain(&cluster.down);
+                    known.map(|one| &one.address).chain(&cluster.leaving)
+                })
+                .map(|address| address.ip().to_canonical())
+                .collect(),
         }
     }
 }

@@ -21,7 +21,7 @@ const SECOND: u64 = 1_000_000_000;
 fn sweep_at(datapath: &mut Datapath, now: u64) {
     datapath
         .sweeper
-        .sweep(&mut datapath.maps, &mut datapath.gone, now)
+        .sweep(&mut datapath.maps, &mut datapath.peers, now)
         .expect("to sweep");
 }
 

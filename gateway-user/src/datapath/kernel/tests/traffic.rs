@@ -95,7 +95,7 @@ fn connections_survive(attach: AttachMode) {
     let later = monotonic_ns() + 250 * SECOND;
     let swept = datapath
         .sweeper
-        .sweep(&mut datapath.maps, &mut datapath.gone, later)
+        .sweep(&mut datapath.maps, &mut datapath.peers, later)
         .expect("to sweep");
     assert_eq!((swept.closed, swept.expired), (4, 0));
     assert!(datapath.flows().next().is_none());
@@ -136,13 +136,13 @@ fn an_idle_flow_expires_and_its_slot_is_used_again() {
         let soon = monotonic_ns() + 7_000 * SECOND;
         let swept = datapath
             .sweeper
-            .sweep(&mut datapath.maps, &mut datapath.gone, soon)
+            .sweep(&mut datapath.maps, &mut datapath.peers, soon)
             .expect("to sweep");
         assert_eq!((swept.active, swept.expired), (2, 0));
         let late = monotonic_ns() + 8_000 * SECOND;
         let swept = datapath
             .sweeper
-            .sweep(&mut datapath.maps, &mut datapath.gone, late)
+            .sweep(&mut datapath.maps, &mut datapath.peers, late)
             .expect("to sweep");
         assert_eq!((swept.active, swept.expired), (0, 2));
     }
@@ -183,7 +183,7 @@ fn lost_slots_are_found_again() {
         let now = monotonic_ns() + seconds * SECOND;
         let result = datapath
             .sweeper
-            .sweep(&mut datapath.maps, &mut datapath.gone, now)
+            .sweep(&mut datapath.maps, &mut datapath.peers, now)
             .expect("to sweep");
         swept.push((result.closed, result.reclaimed));
     }
