@@ -6,7 +6,7 @@
 //! A slot's generation is raised each time it is taken, so that a reference
 //! left over from an earlier flow is recognised and ignored.
 
-use crate::addr::Addr16;
+use crate::{addr::Addr16, udp_state};
 
 /// `IPPROTO_TCP`.
 pub const PROTOCOL_TCP: u8 = 6;
@@ -128,36 +128,47 @@ pub struct FlowSlot {
     pub dir: [FlowDirection; 2],
 }
 
-const _: () = assert!(size_of::<FlowSlot>() == 320 && align_of::<FlowSlot>() == 64);
+const _: () = assert!(size_of::<FlowSlot>() == 256 && align_of::<FlowSlot>() == 64);
+
+impl FlowSlot {
+    /// The key under which packets of a direction (`DIR_*`) are found: what they
+    /// come as is what those of the other direction leave as. [`KIND_DSR`] has
+    /// none in [`DIR_TO_CLIENT`]; what is said here of it is nobody's, or another
+    /// flow's.
+    pub const fn key(&self, direction: u32) -> FlowKey {
+        let other = &self.dir[direction as usize & 1 ^ 1];
+        FlowKey {
+            src: other.new_dst,
+            dst: other.new_src,
+            src_port_be: other.new_dst_port_be,
+            dst_port_be: other.new_src_port_be,
+            proto: if udp_state::is_udp(self.tcp_state) {
+                PROTOCOL_UDP
+            } else {
+                PROTOCOL_TCP
+            },
+            _pad: [0; 3],
+        }
+    }
+}
 
 /// One direction of a flow: how its packets are rewritten, and what was seen.
-#[repr(C, align(64))]
+///
+/// What every packet writes is in the second 32 bytes, so that the two directions
+/// of a slot, on two CPUs, write to different cache lines.
+#[repr(C, align(32))]
 #[derive(Clone, Copy, Debug)]
 pub struct FlowDirection {
-    /// The key under which this direction is found, for removal.
-    pub key: FlowKey,
     /// New source address.
     pub new_src: Addr16,
     /// New destination address.
     pub new_dst: Addr16,
-    /// New source port, network order.
-    pub new_src_port_be: u16,
-    /// New destination port, network order.
-    pub new_dst_port_be: u16,
-    /// TCP flags seen so far, or-ed (see [`crate::tcp_state`]): all of them
-    /// until the connection is established, then SYN, FIN and RST.
-    pub tcp_flags_seen: u32,
     /// Packets rewritten (GSO super-packets count once).
     pub packets: u64,
     /// Bytes of IP packets rewritten.
     pub bytes: u64,
     /// Monotonic time of the last packet, nanoseconds (coarse clock).
     pub last_seen_ns: u64,
-    /// How the rewrite changes the ones'-complement sum of the addresses, as
-    /// [`crate::checksum::apply`] takes it.
-    pub addresses_diff: u16,
-    /// The same for the ports.
-    pub ports_diff: u16,
     /// TCP: the sequence number that follows the last segment, a RST aside, as
     /// its sender counts; host order. See `tcp_flags_seen` for whether there
     /// was one.
@@ -166,6 +177,18 @@ pub struct FlowDirection {
     /// direction expects next; host order. Something once `tcp_flags_seen` has
     /// an ACK.
     pub ack: u32,
+    /// TCP flags seen so far, or-ed (see [`crate::tcp_state`]): all of them
+    /// until the connection is established, then SYN, FIN and RST.
+    pub tcp_flags_seen: u32,
+    /// New source port, network order.
+    pub new_src_port_be: u16,
+    /// New destination port, network order.
+    pub new_dst_port_be: u16,
+    /// How the rewrite changes the ones'-complement sum of the addresses, as
+    /// [`crate::checksum::apply`] takes it.
+    pub addresses_diff: u16,
+    /// The same for the ports.
+    pub ports_diff: u16,
     /// [`SLOT_OBSERVE`]: the sender's last timestamp, if
     /// [`SEEN_TIMESTAMP`] is among the flags seen; host order.
     pub ts_seen: u32,
@@ -175,9 +198,13 @@ pub struct FlowDirection {
     pub window_shift: i16,
     /// [`KIND_HANDOFF`]: [`crate::tcp_splice::Splice::keep`].
     pub keep: u16,
+    /// Always zero.
+    pub _pad: [u32; 2],
 }
 
-const _: () = assert!(size_of::<FlowDirection>() == 128);
+const _: () = assert!(size_of::<FlowDirection>() == 96);
+const _: () = assert!(core::mem::offset_of!(FlowDirection, packets) == 32);
+const _: () = assert!(core::mem::offset_of!(FlowDirection, tcp_flags_seen) == 64);
 
 /// In `tcp_flags_seen`, beyond TCP's flags: a segment had a timestamp.
 pub const SEEN_TIMESTAMP: u32 = 0x100;

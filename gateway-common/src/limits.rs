@@ -3,7 +3,7 @@
 //!
 //! | map | entries | bytes an entry | kernel memory |
 //! |---|---|---|---|
-//! | FLOW_SLOTS | 131,072 | 320 | 40 MiB |
+//! | FLOW_SLOTS | 131,072 | 256 | 32 MiB |
 //! | FLOWS | 262,144 | 120, the hash included | 30 MiB |
 //! | RINGS | 65,536 chunks | 64 | 4 MiB |
 //! | SERVICES, STEER | 16,384 | about 100 | 2 x 1.6 MiB |

@@ -138,7 +138,7 @@ fn forwarded<C: Context>(ctx: &C, state: &mut WatchState) {
     };
     let to = flow.translation();
     let decision = &mut state.decision;
-    decision.key = to.key;
+    decision.key = flow.key();
     decision.new_src = to.new_src;
     decision.new_dst = to.new_dst;
     decision.new_src_port_be = to.new_src_port_be;

@@ -39,7 +39,7 @@ use aya::{
 use gateway_common::{
     addr::Addr16,
     counters::VerdictCounter,
-    flow::{FlowKey, FlowRef, SLOT_ACTIVE, SLOT_FREE},
+    flow::{DIR_TO_BACKEND, DIR_TO_CLIENT, FlowKey, FlowRef, SLOT_ACTIVE, SLOT_FREE},
     names,
     steer::{SteerKey, SteerValue},
     tcp_state::TCP_ESTABLISHED,
@@ -407,25 +407,19 @@ fn configure(lab: &mut Lab) {
     lab.expect_forwarded(&Segment::from_client(client, vip, ACK), client, backend);
     let mut slot = lab.slot(0);
     assert_eq!((slot.state, slot.tcp_state), (SLOT_ACTIVE, TCP_ESTABLISHED));
-    for (index, direction) in slot.dir.iter_mut().enumerate() {
-        let real = *direction;
-        direction.key = FlowKey {
-            src: real.new_src,
-            dst: real.new_dst,
-            src_port_be: real.new_src_port_be,
-            dst_port_be: real.new_dst_port_be,
-            ..real.key
-        };
-        direction.new_src = real.key.src;
-        direction.new_dst = real.key.dst;
-        direction.new_src_port_be = real.key.src_port_be;
-        direction.new_dst_port_be = real.key.dst_port_be;
+    for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
+        let key = lab.slot(0).key(direction);
+        let mirror = &mut slot.dir[direction as usize];
+        (mirror.new_src, mirror.new_dst) = (key.src, key.dst);
+        (mirror.new_src_port_be, mirror.new_dst_port_be) = (key.src_port_be, key.dst_port_be);
+    }
+    for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
         let reference = FlowRef {
             slot: 1,
             generation: slot.generation,
-            direction: index as u32,
+            direction,
         };
-        lab.set_flow(&direction.key, reference);
+        lab.set_flow(&slot.key(direction), reference);
     }
     lab.set_slot(1, slot);
 }

@@ -43,7 +43,6 @@ fn direction(
     keep: u32,
 ) -> FlowDirection {
     FlowDirection {
-        key,
         new_src: addr(src),
         new_dst: addr(dst),
         new_src_port_be: src.port().to_be(),
@@ -65,6 +64,7 @@ fn direction(
         ts_delta: 0,
         window_shift: window_shift as i16,
         keep: keep as u16,
+        _pad: [0; 2],
     }
 }
 

@@ -207,19 +207,17 @@ fn insert_keys(
     unsafe {
         (*claim.slot).kind = kind;
         let to_backend = &raw mut (*claim.slot).dir[DIR_TO_BACKEND as usize];
-        (*to_backend).key = *original;
         (*to_backend).new_src = reply.dst;
         (*to_backend).new_dst = reply.src;
         (*to_backend).new_src_port_be = reply.dst_port_be;
         (*to_backend).new_dst_port_be = reply.src_port_be;
-        complete(to_backend);
+        complete(to_backend, original);
         let to_client = &raw mut (*claim.slot).dir[DIR_TO_CLIENT as usize];
-        (*to_client).key = *reply;
         (*to_client).new_src = original.dst;
         (*to_client).new_dst = original.src;
         (*to_client).new_src_port_be = original.dst_port_be;
         (*to_client).new_dst_port_be = original.src_port_be;
-        complete(to_client);
+        complete(to_client, reply);
     }
 
     insert(original, &claim.reference(DIR_TO_BACKEND).0).map_err(|refusal| {
@@ -243,24 +241,18 @@ fn insert_direct(original: &FlowKey, backend: &Backend, claim: &Claim) -> Result
     unsafe {
         (*claim.slot).kind = KIND_DSR;
         let to_backend = &raw mut (*claim.slot).dir[DIR_TO_BACKEND as usize];
-        (*to_backend).key = *original;
         (*to_backend).new_src = backend.snat_addr;
         (*to_backend).new_dst = backend.addr;
         (*to_backend).new_src_port_be = original.src_port_be;
         (*to_backend).new_dst_port_be = original.dst_port_be;
-        complete(to_backend);
-        // As the replies would be: a key that no flow has.
+        complete(to_backend, original);
+        // As the replies would be.
         let to_client = &raw mut (*claim.slot).dir[DIR_TO_CLIENT as usize];
-        (*to_client).key = *original;
-        (*to_client).key.src = original.dst;
-        (*to_client).key.dst = original.src;
-        (*to_client).key.src_port_be = original.dst_port_be;
-        (*to_client).key.dst_port_be = original.src_port_be;
         (*to_client).new_src = original.dst;
         (*to_client).new_dst = original.src;
         (*to_client).new_src_port_be = original.dst_port_be;
         (*to_client).new_dst_port_be = original.src_port_be;
-        complete(to_client);
+        complete(to_client, original);
     }
     insert(original, &claim.reference(DIR_TO_BACKEND).0).map_err(|refusal| match refusal {
         Refusal::Full => DropReason::FlowTableFull,
@@ -269,16 +261,16 @@ fn insert_direct(original: &FlowKey, backend: &Backend, claim: &Claim) -> Result
     })
 }
 
-/// Sums up what its translation changes, and starts its counters.
+/// Sums up what its translation changes in packets found under `key`, and starts
+/// its counters.
 ///
 /// # Safety
 ///
-/// `dir` is a direction of a claimed slot, its key and translation written.
+/// `dir` is a direction of a claimed slot, its translation written.
 #[inline(always)]
-unsafe fn complete(dir: *mut FlowDirection) {
+unsafe fn complete(dir: *mut FlowDirection, key: &FlowKey) {
     // SAFETY: by the caller's promise.
     unsafe {
-        let key = &(*dir).key;
         let addresses =
             diff_address(&key.src, &(*dir).new_src) + diff_address(&key.dst, &(*dir).new_dst);
         let ports = diff16(key.src_port_be, (*dir).new_src_port_be)
@@ -295,6 +287,7 @@ unsafe fn complete(dir: *mut FlowDirection) {
         (*dir).ts_delta = 0;
         (*dir).window_shift = 0;
         (*dir).keep = 0;
+        (*dir)._pad = [0; 2];
     }
 }
 

@@ -162,6 +162,13 @@ impl Flow {
         unsafe { &(*self.slot).dir[self.direction() as usize] }
     }
 
+    /// Under which packets of this direction are found.
+    #[inline(always)]
+    pub fn key(&self) -> FlowKey {
+        // SAFETY: as above.
+        unsafe { (*self.slot).key(self.direction()) }
+    }
+
     /// Whether the packet opens a new connection on the tuple of this one,
     /// which has ended. Gives the old flow up: its slot is dead and the agent
     /// collects it, its keys are overwritten by the new flow's.

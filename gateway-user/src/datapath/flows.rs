@@ -201,7 +201,10 @@ impl Sweeper {
         maps.counts.subtract(slot, flow.service_id);
         let own = |found: FlowRef| (found.slot, found.generation) == (index, flow.generation);
         for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
-            let key = flow.dir[direction as usize].key;
+            if flow.kind == KIND_DSR && direction == DIR_TO_CLIENT {
+                continue;
+            }
+            let key = flow.key(direction);
             if look_first && !maps.flows.get(&key)?.is_some_and(own) {
                 continue;
             }

@@ -335,7 +335,6 @@ fn direction(
     let addresses = diff_address(&key.src, &new_src) + diff_address(&key.dst, &new_dst);
     let ports = diff16(key.src_port_be, src_port_be) + diff16(key.dst_port_be, dst_port_be);
     FlowDirection {
-        key,
         new_src,
         new_dst,
         new_src_port_be: src_port_be,
@@ -353,6 +352,7 @@ fn direction(
         // -14 to 14, and two bits.
         window_shift: window_shift as i16,
         keep: keep as u16,
+        _pad: [0; 2],
     }
 }
 

@@ -139,8 +139,7 @@ mod tests {
 
     use etherparse::{PacketHeaders, TransportHeader};
     use gateway_common::{
-        addr::Addr16,
-        flow::{DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowSlot},
+        flow::{DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowSlot},
         tcp_state::{FLAG_ACK, FLAG_SYN},
     };
 
@@ -149,14 +148,6 @@ mod tests {
     fn direction(src: &str, dst: &str, flags: u32, seq_end: u32, ack: u32) -> FlowDirection {
         let [src, dst] = [src, dst].map(|text| text.parse::<SocketAddr>().expect("an address"));
         FlowDirection {
-            key: FlowKey {
-                src: Addr16::ANY,
-                dst: Addr16::ANY,
-                src_port_be: 0,
-                dst_port_be: 0,
-                proto: 6,
-                _pad: [0; 3],
-            },
             new_src: src.ip().into(),
             new_dst: dst.ip().into(),
             new_src_port_be: src.port().to_be(),
@@ -173,6 +164,7 @@ mod tests {
             ts_delta: 0,
             window_shift: 0,
             keep: 0,
+            _pad: [0; 2],
         }
     }
 
