@@ -29,12 +29,21 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ROUND: usize = 1_024;
 
 /// Both ends of a connection that the kernel has, its agent killed.
-fn handed_over(lab: &Lab) -> (TcpStream, TcpStream, Gateway<'_>) {
+fn orphaned(lab: &Lab) -> (TcpStream, TcpStream, Gateway<'_>) {
+    let mut gateway = with_handoff(lab, 4_096);
+    let (mut client, mut server) = handed_over(lab, &gateway);
+    gateway.kill();
+    exchange(&mut client, &mut server, 8);
+    (client, server, gateway)
+}
+
+/// Both ends of a new connection that `gateway`, which passes [`NAME`] through to
+/// backend 0, has handed over.
+pub fn handed_over(lab: &Lab, gateway: &Gateway<'_>) -> (TcpStream, TcpStream) {
     let address = backend(lab, 0, 7000);
     let listener = lab.backends[0]
         .run(|| TcpListener::bind(address))
         .expect("listen");
-    let mut gateway = with_handoff(lab, 4_096);
     let accepted: Receiver<TcpStream> = {
         let (sender, receiver) = channel();
         thread::spawn(move || {
@@ -61,15 +70,13 @@ fn handed_over(lab: &Lab) -> (TcpStream, TcpStream, Gateway<'_>) {
     for round in 0..8 {
         exchange(&mut client, &mut server, round);
     }
-    wait::until_true("it is handed off", DEADLINE, || handed_off(&gateway) == 1)
+    wait::until_true("it is handed off", DEADLINE, || handed_off(gateway) == 1)
         .expect("handed off");
-    gateway.kill();
-    exchange(&mut client, &mut server, 8);
-    (client, server, gateway)
+    (client, server)
 }
 
 /// One question and its answer.
-fn exchange(client: &mut TcpStream, server: &mut TcpStream, round: u8) {
+pub fn exchange(client: &mut TcpStream, server: &mut TcpStream, round: u8) {
     let (from, to) = ([round; ROUND], [!round; ROUND]);
     let mut got = [0; ROUND];
     client.write_all(&from).expect("ask");
@@ -91,7 +98,7 @@ fn reset(stream: TcpStream) {
 #[test]
 fn a_reset_of_the_client_reaches_the_backend() {
     let Some(lab) = scene::lab() else { return };
-    let (client, mut server, _gateway) = handed_over(&lab);
+    let (client, mut server, _gateway) = orphaned(&lab);
     reset(client);
     assert_eq!(
         read_to_end(&mut server, DEADLINE).expect("read"),
@@ -102,7 +109,7 @@ fn a_reset_of_the_client_reaches_the_backend() {
 #[test]
 fn a_reset_of_the_backend_reaches_the_client() {
     let Some(lab) = scene::lab() else { return };
-    let (mut client, server, _gateway) = handed_over(&lab);
+    let (mut client, server, _gateway) = orphaned(&lab);
     reset(server);
     assert_eq!(
         read_to_end(&mut client, DEADLINE).expect("read"),
@@ -115,7 +122,7 @@ fn either_side_may_end_first_and_still_hear_the_other() {
     let Some(lab) = scene::lab() else { return };
     let long: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
     for client_first in [true, false] {
-        let (client, server, mut gateway) = handed_over(&lab);
+        let (client, server, mut gateway) = orphaned(&lab);
         let (mut first, mut second) = if client_first {
             (client, server)
         } else {

@@ -15,6 +15,7 @@ mod hairpin;
 mod handoff;
 mod handoff_ends;
 mod handoff_paths;
+mod handoff_peers;
 mod health;
 mod hello;
 mod http;
