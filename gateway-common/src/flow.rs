@@ -90,6 +90,13 @@ pub const KIND_DSR: u32 = 3;
 /// one to the backend, made one: [`crate::tcp_splice`].
 pub const KIND_HANDOFF: u32 = 4;
 
+/// [`KIND_HANDOFF`]: the flow is none yet; its end is the agent's to record.
+pub const RECORD_NONE: u32 = 0;
+/// The flow's end is to be recorded.
+pub const RECORD_OWED: u32 = 1;
+/// It has been.
+pub const RECORD_DONE: u32 = 2;
+
 /// State of one flow. Written by the kernel programs; the agent maps the array
 /// and only writes to slots in [`SLOT_CLOSING`], [`SLOT_DEAD`] or [`SLOT_FREE`],
 /// and to those that it has claimed to hand a connection off, until they are
@@ -105,15 +112,18 @@ pub struct FlowSlot {
     pub kind: u32,
     /// [`crate::tcp_state`] of the connection, or [`crate::udp_state`].
     pub tcp_state: u32,
-    /// Index of the service in the statistics maps.
+    /// Index of the service in the statistics maps. [`KIND_HANDOFF`]: number of
+    /// its [`crate::label::Label`].
     pub service_id: u32,
-    /// Index of the backend in the backend array.
+    /// Index of the backend in the backend array. [`KIND_HANDOFF`]: `RECORD_*`,
+    /// changed by atomic operations.
     pub backend_id: u32,
     /// Snapshot generation that created the flow.
     pub config_generation: u32,
     /// Idle timeout while established, seconds; 0 takes the default.
     pub established_timeout_s: u32,
-    /// `bpf_ktime_get_ns` (monotonic) at creation.
+    /// `bpf_ktime_get_ns` (monotonic) at creation; [`KIND_HANDOFF`]: when the
+    /// agent accepted the connection.
     pub created_ns: u64,
     /// Where the flow is counted among those of its source, as
     /// [`crate::source_flows::place`] says it. Who takes it away subtracts it.
@@ -163,11 +173,14 @@ pub struct FlowDirection {
     pub new_src: Addr16,
     /// New destination address.
     pub new_dst: Addr16,
-    /// Packets rewritten (GSO super-packets count once).
+    /// Packets rewritten (GSO super-packets count once). [`KIND_HANDOFF`]: and
+    /// before that, segments of the agent's socket to the client.
     pub packets: u64,
-    /// Bytes of IP packets rewritten.
+    /// Bytes of IP packets rewritten. [`KIND_HANDOFF`]: and before that, bytes
+    /// that the agent relayed, without headers.
     pub bytes: u64,
-    /// Monotonic time of the last packet, nanoseconds (coarse clock).
+    /// Monotonic time of the last packet, nanoseconds (coarse clock);
+    /// [`SLOT_OBSERVE`]: when that began.
     pub last_seen_ns: u64,
     /// TCP: the sequence number that follows the last segment, a RST aside, as
     /// its sender counts; host order. See `tcp_flags_seen` for whether there

@@ -21,6 +21,7 @@ pub mod drop_reason;
 pub mod flow;
 pub mod fragment;
 pub mod guard;
+pub mod label;
 pub mod limit;
 pub mod limits;
 pub mod maglev;

@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | FLOW_SLOTS | 131,072 | 256 | 32 MiB |
 //! | FLOWS | 262,144 | 120, the hash included | 30 MiB |
+//! | LABELS | 16,384 | about 870, as used | up to 14 MiB |
 //! | RINGS | 65,536 chunks | 64 | 4 MiB |
 //! | SERVICES, STEER | 16,384 | about 100 | 2 x 1.6 MiB |
 //! | PORT_RANGES | 1,024 | about 220 | 0.2 MiB |
@@ -24,6 +25,11 @@
 pub const DECISIONS_BYTES: u32 = 256 * 1024;
 /// Flows that can be tracked at once.
 pub const MAX_FLOWS: u32 = 131_072;
+/// Different labels of handed-off flows.
+pub const MAX_LABELS: u32 = 16_384;
+/// Of these, those kept for labels without a word of the client's: clients can
+/// make any number of server names under a wildcard.
+pub const RESERVED_LABELS: u32 = 1_024;
 /// Forwarded (address, port) pairs; a range of ports counts as one.
 pub const MAX_SERVICES: u32 = 16_384;
 /// Steered (address, port) pairs.

@@ -56,6 +56,8 @@ pub const MAP_FLOWS: &str = "FLOWS";
 pub const MAP_FLOW_SLOTS: &str = "FLOW_SLOTS";
 /// Queue of free slot indices, filled by the agent.
 pub const MAP_FREE_SLOTS: &str = "FREE_SLOTS";
+/// Hash: number, not 0, to [`crate::label::Label`].
+pub const MAP_LABELS: &str = "LABELS";
 /// Hash that forgets the oldest: [`crate::fragment::FragmentKey`] to
 /// [`crate::fragment::FragmentValue`].
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";

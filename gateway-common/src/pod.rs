@@ -13,6 +13,7 @@ use crate::{
     counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowDirection, FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    label::Label,
     limit::SourceId,
     next_hop::NextHop,
     port_range::{PortRange, PortRanges, PortRangesKey},
@@ -49,6 +50,8 @@ unsafe impl Pod for FlowSlot {}
 unsafe impl Pod for FragmentKey {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for FragmentValue {}
+// SAFETY: see the module's documentation.
+unsafe impl Pod for Label {}
 // SAFETY: see the module's documentation.
 unsafe impl Pod for NextHop {}
 // SAFETY: see the module's documentation.

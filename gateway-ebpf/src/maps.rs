@@ -10,6 +10,7 @@
 //! | FLOWS | tuple → slot, direction, generation | programs insert, agent removes | programs | exact match; never evicts, a full table is a counted refusal; preallocated |
 //! | FLOW_SLOTS | slot → state of a flow | programs; agent when a flow ends | both | array in memory: a pointer stays valid, the agent maps it |
 //! | FREE_SLOTS | slot indices | both push, programs pop | programs | the kernel's own free list, no lock of ours |
+//! | LABELS | number in a slot → names of a handed-off connection | agent | agent | exact match; not preallocated, as most of it stays empty |
 //! | FRAGMENTS | addresses, identification → ports | programs | programs | bounded; the oldest goes first, it is worth the least |
 //! | NEXT_HOPS | slot, direction → next hop | programs | programs | per CPU: one writer, no torn answer |
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
@@ -50,6 +51,7 @@ use gateway_common::{
     drop_reason::DROP_REASON_SLOTS,
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    label::Label,
     limit::SourceId,
     limits,
     names::CALL_SLOTS,
@@ -77,6 +79,9 @@ pub static FLOW_SLOTS: Array<FlowSlot> = Array::pinned(limits::MAX_FLOWS, MMAPAB
 
 #[map]
 pub static FREE_SLOTS: Queue<u32> = Queue::pinned(limits::MAX_FLOWS, 0);
+
+#[map]
+pub static LABELS: HashMap<u32, Label> = HashMap::pinned(limits::MAX_LABELS, NO_PREALLOC);
 
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =

@@ -10,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     model::Transport,
-    status::flows::{AddressMatch, DEFAULT_LIMIT},
+    status::{
+        flows::DEFAULT_LIMIT,
+        matching::{AddressMatch, NameMatch},
+    },
     telemetry::log::LogFormat,
 };
 
@@ -199,7 +202,8 @@ The last line counts all flows that match, listed or not.
 
 Examples:
   sluice flows --service 10.97.0.1:1883
-  sluice flows --client 192.0.2.0/24 --state established --limit 0")]
+  sluice flows --client 192.0.2.0/24 --state established --limit 0
+  sluice flows --sni '*.example.com' --kind handoff")]
 pub struct Flows {
     /// Only of this service, as clients connect to it
     #[arg(long, value_name = "ADDRESS")]
@@ -213,6 +217,12 @@ pub struct Flows {
     /// Only in this state, such as established, fin-wait or closing
     #[arg(long, value_parser = parse_state)]
     pub state: Option<String>,
+    /// Only connections with this server name; *.example.com is all below it
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<NameMatch>,
+    /// Only flows of this kind
+    #[arg(long, value_parser = ["dnat", "snat", "dsr", "handoff"])]
+    pub kind: Option<String>,
     /// List so many at most; 0 only counts
     #[arg(long, default_value_t = DEFAULT_LIMIT)]
     pub limit: usize,

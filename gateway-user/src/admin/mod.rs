@@ -23,7 +23,8 @@ use crate::{
     snapshot::SnapshotHandle,
     status::{
         Readiness, Report,
-        flows::{self, AddressMatch, FlowFilter, FlowList},
+        flows::{self, FlowFilter, FlowList},
+        matching::AddressMatch,
     },
 };
 
@@ -112,6 +113,8 @@ struct FlowParams {
     client: Option<String>,
     backend: Option<String>,
     state: Option<String>,
+    sni: Option<String>,
+    kind: Option<String>,
     limit: Option<usize>,
 }
 
@@ -124,6 +127,8 @@ async fn flows(
         client,
         backend,
         state: flow_state,
+        sni,
+        kind,
         limit,
     } = params;
     let parse = |name: &str, text: Option<String>| -> Result<Option<AddressMatch>, _> {
@@ -136,6 +141,11 @@ async fn flows(
         client: parse("client", client)?,
         backend: parse("backend", backend)?,
         state: flow_state,
+        sni: sni
+            .map(|sni| sni.parse())
+            .transpose()
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("sni: {error}\n")))?,
+        kind,
         limit: limit.unwrap_or(flows::DEFAULT_LIMIT),
     };
     match ask(&state, |reply| Query::Flows(filter, reply)).await {

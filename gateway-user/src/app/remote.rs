@@ -40,12 +40,14 @@ pub fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
         client,
         backend,
         state,
+        sni,
+        kind,
         limit,
         admin,
         output,
     } = options;
-    // Neither addresses nor states (letters and dashes) have a character that
-    // a query would have to escape.
+    // Neither addresses nor names nor states (letters and dashes) have a character
+    // that a query would have to escape.
     let mut path = format!("/flows?limit={limit}");
     for (name, wanted) in [
         ("service", service),
@@ -58,6 +60,12 @@ pub fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
     }
     if let Some(state) = state {
         path.push_str(&format!("&state={state}"));
+    }
+    if let Some(sni) = sni {
+        path.push_str(&format!("&sni={sni}"));
+    }
+    if let Some(kind) = kind {
+        path.push_str(&format!("&kind={kind}"));
     }
     let body = ask(*admin, &path)?;
     match output {

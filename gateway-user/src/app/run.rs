@@ -15,7 +15,10 @@ use tokio::{
 
 use crate::{
     admin::{self, Query},
-    app::pipeline::{self, Pipeline},
+    app::{
+        flow_record::record,
+        pipeline::{self, Pipeline},
+    },
     bootstrap::{Bootstrap, HandoffMode},
     cli,
     compile::Observed,
@@ -327,6 +330,9 @@ impl Agent {
     fn sweep(&mut self) {
         if let Some(datapath) = self.reconciler.datapath() {
             let swept = datapath.sweep();
+            for ended in datapath.take_ended() {
+                record(&ended).emit();
+            }
             if swept.closed + swept.expired + swept.reclaimed > 0 {
                 tracing::debug!(?swept, "flows collected");
             }

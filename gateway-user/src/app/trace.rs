@@ -19,7 +19,7 @@ use crate::{
         self, DatapathError, Destination, TraceQuery, Watcher,
         report::{DecisionReport, WatchFilter},
     },
-    status::{self, flows::AddressMatch},
+    status::{self, matching::AddressMatch},
 };
 
 /// How often a watch prints what has come.

@@ -48,10 +48,10 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
-    /// Counts bytes that were read from [`Stream::plain`].
+    /// Counts bytes that were spliced from [`Stream::plain`].
     fn add_read(&self, _len: usize) {}
 
-    /// Counts bytes that were written to it.
+    /// Counts bytes that were spliced to it.
     fn add_written(&self, _len: usize) {}
 }
 
@@ -75,10 +75,12 @@ impl Stream for Prefixed<TcpStream> {
     }
 
     fn add_read(&self, len: usize) {
+        self.counts().set_spliced();
         self.counts().add_read(len);
     }
 
     fn add_written(&self, len: usize) {
+        self.counts().set_spliced();
         self.counts().add_written(len);
     }
 }
@@ -150,7 +152,7 @@ pub async fn bidirectional<C: Stream, U: Stream>(
         if let Some(handoff) = &mut handoff
             && let (Some(client), Some(upstream)) = (client.plain(), upstream.plain())
         {
-            let moved = inbound.moved + outbound.moved;
+            let moved = [inbound.moved, outbound.moved];
             let quiet = inbound.is_quiet() && outbound.is_quiet();
             if handoff.poll(cx, moved, quiet, client, upstream).is_ready() {
                 return Poll::Ready(CloseReason::HandedOff);

@@ -13,12 +13,12 @@ use crate::{
         client_hello::Outcome,
         copy::Stream,
         decide::{Decision, Step},
-        handoff::{Handoff, HandoffOptions},
+        handoff::{About, Handoff, HandoffOptions},
         limits::{ConnectionLimits, HttpLimits},
         prefixed::Prefixed,
         session::Session,
     },
-    datapath::handoff::Ends,
+    datapath::handoff::{Ends, RelayMode},
     drain::DrainWatcher,
     http::{self, HttpWorker},
     model::HashPolicy,
@@ -265,9 +265,22 @@ async fn proxy<C: Stream>(
                     source: upstream.stream.local_addr().ok()?,
                     backend: upstream.address,
                 };
+                let about = About {
+                    ends,
+                    mode: match session.mode {
+                        Mode::Forward => RelayMode::Forward,
+                        _ => RelayMode::Passthrough,
+                    },
+                    sni: session.sni.clone(),
+                    alpn: session.alpn.clone(),
+                    rule: session.rule()?.clone(),
+                    cluster: Arc::clone(cluster),
+                    accepted: session.accepted,
+                    idle: action.idle_timeout,
+                };
                 let counters = Arc::clone(&worker.counters);
                 handoff::is_ours(&options.table, ends.source)
-                    .then(|| Box::new(Handoff::new(options, counters, ends, action.idle_timeout)))
+                    .then(|| Box::new(Handoff::new(options, counters, about)))
             });
             copy::bidirectional(
                 &mut client,

@@ -20,6 +20,7 @@ use crate::telemetry::counters::WorkerCounters;
 pub struct ByteCounts {
     read: Cell<u64>,
     written: Cell<u64>,
+    spliced: Cell<bool>,
     total: Arc<WorkerCounters>,
 }
 
@@ -38,6 +39,7 @@ impl ByteCounts {
         Rc::new(Self {
             read: Cell::new(0),
             written: Cell::new(0),
+            spliced: Cell::new(false),
             total,
         })
     }
@@ -52,6 +54,16 @@ impl ByteCounts {
     pub fn add_written(&self, len: usize) {
         self.written.set(self.written.get() + len as u64);
         self.total.bytes_out.add(len as u64);
+    }
+
+    /// Some bytes did not pass through the agent's memory.
+    pub fn set_spliced(&self) {
+        self.spliced.set(true);
+    }
+
+    /// Whether that is so.
+    pub fn is_spliced(&self) -> bool {
+        self.spliced.get()
     }
 
     /// Bytes from the client so far.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is known of a connection, and its one access record.
+//! What is known of a connection, and its one access record; that of a
+//! handed-off one is written when the kernel's flow has ended.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// One connection. Its end is recorded when it is dropped, so that there is
-/// exactly one record whatever happens.
+/// exactly one record whatever happens; its handing off is counted only.
 pub(super) struct Session {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
@@ -24,7 +25,7 @@ pub(super) struct Session {
     pub(super) counts: Rc<ByteCounts>,
     rule: Option<Origin>,
     reason: Option<CloseReason>,
-    accepted: Instant,
+    pub(super) accepted: Instant,
     worker: Rc<Worker>,
     _busy: DrainGuard,
 }
@@ -56,6 +57,26 @@ impl Session {
         self.rule = Some(rule.clone());
     }
 
+    /// Which way its bytes went to its upstream, as far as there is a choice.
+    fn path(&self) -> Option<&'static str> {
+        self.upstream?;
+        match self.mode {
+            Mode::Passthrough | Mode::Forward | Mode::TerminateTcp => {
+                Some(if self.counts.is_spliced() {
+                    "splice"
+                } else {
+                    "copy"
+                })
+            }
+            Mode::TerminateHttp | Mode::PlainHttp | Mode::Refused => None,
+        }
+    }
+
+    /// The rule by which it is served.
+    pub(super) fn rule(&self) -> Option<&Origin> {
+        self.rule.as_ref()
+    }
+
     /// Records its end.
     pub(super) fn end(mut self, reason: CloseReason) {
         self.reason = Some(reason);
@@ -71,6 +92,10 @@ impl Drop for Session {
             CloseReason::Drained
         });
         self.worker.counters.count_close(self.mode, reason);
+        if reason == CloseReason::HandedOff {
+            // It goes on; who finds its end has the record.
+            return;
+        }
         ConnectionRecord {
             peer: self.peer,
             local: self.local,
@@ -84,6 +109,7 @@ impl Drop for Session {
             bytes_out: self.counts.written(),
             duration: self.accepted.elapsed(),
             reason,
+            path: self.path(),
         }
         .emit();
     }

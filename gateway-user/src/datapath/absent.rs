@@ -11,6 +11,7 @@ use crate::{
         Applied, DatapathConfig, DatapathError, DatapathReport, Detached, FlowReport, Swept,
         TraceQuery, TraceReport,
         handoff::Handoffs,
+        relayed::EndedFlow,
         report::{DecisionReport, WatchFilter},
     },
     snapshot::Snapshot,
@@ -79,6 +80,11 @@ impl Datapath {
 
     /// Never called.
     pub fn sweep(&mut self) -> Swept {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn take_ended(&mut self) -> Vec<EndedFlow> {
         match self.0 {}
     }
 

@@ -16,8 +16,8 @@ use std::{collections::HashMap, time::Duration};
 
 use gateway_common::{
     flow::{
-        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowRef, KIND_DSR, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
-        SLOT_DEAD, SLOT_FREE, SLOT_HOLD, SLOT_OBSERVE,
+        DIR_TO_BACKEND, DIR_TO_CLIENT, FlowRef, KIND_DSR, KIND_HANDOFF, SLOT_ACTIVE, SLOT_CLAIMED,
+        SLOT_CLOSING, SLOT_DEAD, SLOT_FREE, SLOT_HOLD, SLOT_OBSERVE,
     },
     tcp_state::{self, TRANSITORY_TIMEOUT_S},
     udp_state,
@@ -25,6 +25,7 @@ use gateway_common::{
 
 use crate::datapath::{
     DatapathError,
+    account::Account,
     audit::Audit,
     maps::Maps,
     peers::{PeerCounts, Peers},
@@ -44,13 +45,14 @@ const HURRIED: Duration = Duration::from_millis(50);
 const STRIDE: u32 = 64;
 
 /// The sweeper's memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sweeper {
     /// The slot to look at next.
     next: u32,
     /// Slots found claimed, with their generation and when (ns).
     claimed: HashMap<u32, (u32, u64)>,
     audit: Audit,
+    account: Account,
     /// Of the round that is under way.
     round: Swept,
     /// Of the last whole one.
@@ -59,12 +61,30 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
+    /// For a flow table that was adopted.
+    pub fn new(account: Account) -> Self {
+        Self {
+            next: 0,
+            claimed: HashMap::new(),
+            audit: Audit::default(),
+            account,
+            round: Swept::default(),
+            last: Swept::default(),
+            removed: 0,
+        }
+    }
+
     /// For a flow table whose queue this agent has filled itself.
-    pub fn fresh() -> Self {
+    pub fn fresh(account: Account) -> Self {
         Self {
             audit: Audit::Done,
-            ..Self::default()
+            ..Self::new(account)
         }
+    }
+
+    /// Of the flows that were connections of an agent.
+    pub fn account(&mut self) -> &mut Account {
+        &mut self.account
     }
 
     /// Goes on round the table for as long as a sweep may take. `now` is the
@@ -112,6 +132,9 @@ impl Sweeper {
             self.last = round;
             self.round = Swept::default();
             peers.finish_round();
+            if let Err(error) = self.account.finish_round() {
+                failure = Some(error);
+            }
         }
         let audited = self.audit.step(maps);
         match failure {
@@ -132,6 +155,9 @@ impl Sweeper {
         let state = slot.state();
         if state == SLOT_FREE {
             return Ok(());
+        }
+        if slot.kind() == KIND_HANDOFF && state != SLOT_CLAIMED {
+            self.account.visit(slot, state);
         }
         if state == SLOT_CLAIMED {
             if !self.is_stuck(index, slot.generation(), now) {
@@ -198,6 +224,9 @@ impl Sweeper {
     ) -> Result<(), DatapathError> {
         // DEAD: no program writes keys or generation any more.
         let flow = slot.copy();
+        if flow.kind == KIND_HANDOFF {
+            self.account.end(slot);
+        }
         maps.counts.subtract(slot, flow.service_id);
         let own = |found: FlowRef| (found.slot, found.generation) == (index, flow.generation);
         for direction in [DIR_TO_BACKEND, DIR_TO_CLIENT] {
@@ -229,6 +258,7 @@ impl Sweeper {
             capacity: maps.slots.len(),
             last_sweep: self.last,
             half_open: maps.counts.half_open(),
+            handoff: self.account.report(),
             removed: self.removed,
             reset_endpoint_gone: peers.gone.reset,
             reset_peer_silent: peers.reset_silent,
@@ -247,10 +277,11 @@ const OBSERVE_LIMIT: Duration = Duration::from_secs(60);
 
 fn is_over(slot: &Slot, state: u32, now: u64, linger: Duration) -> bool {
     let (progress, established_s, created) = slot.timing();
-    if state == SLOT_OBSERVE || state == SLOT_HOLD {
-        return now.saturating_sub(created) > OBSERVE_LIMIT.as_nanos() as u64;
-    }
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
+    if state == SLOT_OBSERVE || state == SLOT_HOLD {
+        // Nothing is counted yet: since it began.
+        return now.saturating_sub(seen) > OBSERVE_LIMIT.as_nanos() as u64;
+    }
     let timeout = if udp_state::is_udp(progress) {
         seconds(udp_state::timeout_s(progress, established_s))
     } else if slot.kind() == KIND_DSR {

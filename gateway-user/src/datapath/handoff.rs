@@ -24,7 +24,8 @@ use gateway_common::{
     checksum::{diff_address, diff16, fold},
     flow::{
         DIR_TO_BACKEND, DIR_TO_CLIENT, FlowDirection, FlowKey, FlowRef, FlowSlot, KIND_HANDOFF,
-        PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE, SLOT_HOLD, SLOT_OBSERVE,
+        PROTOCOL_TCP, RECORD_NONE, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE, SLOT_HOLD,
+        SLOT_OBSERVE,
     },
     names::{MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS},
     source_flows::NO_PLACE,
@@ -32,29 +33,23 @@ use gateway_common::{
     tcp_state::TCP_ESTABLISHED,
 };
 
-use crate::datapath::{DatapathError, flows::monotonic_ns, slots::Slot};
+pub use crate::datapath::relayed::{ConnectionNames, Ends, Moved, RelayMode, Relayed, Seen};
+use crate::datapath::{
+    DatapathError,
+    flows::monotonic_ns,
+    labels::{Issued, Labels},
+    slots::Slot,
+};
 
 /// `BPF_NOEXIST` of `linux/bpf.h`.
 const BPF_NOEXIST: u64 = 1;
-
-/// The four addresses of a relayed connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
-    /// The client,
-    pub client: SocketAddr,
-    /// where it called,
-    pub destination: SocketAddr,
-    /// the agent's end towards the backend,
-    pub source: SocketAddr,
-    /// and the backend.
-    pub backend: SocketAddr,
-}
 
 /// Shared by all threads.
 pub struct Handoffs {
     maps: Mutex<HandoffMaps>,
     slots: MapData,
     length: u32,
+    labels: Arc<Labels>,
     ports: RangeInclusive<u16>,
 }
 
@@ -71,19 +66,10 @@ pub struct Observed {
     index: u32,
     generation: u32,
     keys: [FlowKey; 2],
+    /// Until its number is in a slot that the sweeper finds.
+    label: Issued,
     /// The kernel has it.
     is_active: bool,
-}
-
-/// What the programs have let through to one of the sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// TCP flags, or-ed, and `SEEN_TIMESTAMP`; ACK once there was a packet.
-    pub flags: u32,
-    /// The highest number that follows a segment.
-    pub seq_end: u32,
-    /// The last timestamp.
-    pub timestamp: u32,
 }
 
 impl fmt::Debug for Handoffs {
@@ -100,7 +86,11 @@ impl Handoffs {
     ///
     /// # Errors
     /// When a map is not there, or another one.
-    pub fn open(directory: &Path, ports: RangeInclusive<u16>) -> Result<Self, DatapathError> {
+    pub fn open(
+        directory: &Path,
+        ports: RangeInclusive<u16>,
+        labels: Arc<Labels>,
+    ) -> Result<Self, DatapathError> {
         let open =
             |name: &'static str| MapData::from_pin(directory.join(name)).map_err(refused(name));
         let slots = open(MAP_FLOW_SLOTS)?;
@@ -117,6 +107,7 @@ impl Handoffs {
             maps: Mutex::new(maps),
             length: info.max_entries(),
             slots,
+            labels,
             ports,
         })
     }
@@ -137,18 +128,18 @@ impl Handoffs {
     }
 
     /// Begins to note down the packets of a connection. `keep` says which options
-    /// its two sides have agreed upon (`tcp_splice::KEEP_*`), `timeout_s` how
-    /// long it may be idle once it is the kernel's, 0 for the default.
+    /// its two sides have agreed upon (`tcp_splice::KEEP_*`).
     ///
     /// # Errors
     /// When the flow table is full, an address is taken or the kernel refuses.
     pub fn observe(
         self: &Arc<Self>,
-        ends: &Ends,
+        relayed: &Relayed,
         keep: u32,
         window_shift: [i32; 2],
-        timeout_s: u32,
     ) -> io::Result<Observed> {
+        let ends = &relayed.ends;
+        let label = self.labels.issue(&relayed.names);
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match maps.free_slots.pop(0) {
             Ok(index) if index < self.length => index,
@@ -173,19 +164,21 @@ impl Handoffs {
             key(ends.backend, ends.source),
         ];
         let now = monotonic_ns();
-        let towards = |index: usize, source, destination| {
-            direction(keys[index], source, destination, window_shift[index], keep)
+        let age = relayed.accepted.elapsed().as_nanos() as u64;
+        let towards = |index: usize, source, destination| FlowDirection {
+            last_seen_ns: now,
+            ..direction(keys[index], source, destination, window_shift[index], keep)
         };
         slot.fill(&FlowSlot {
             state: SLOT_CLAIMED,
             generation,
             kind: KIND_HANDOFF,
             tcp_state: TCP_ESTABLISHED,
-            service_id: 0,
-            backend_id: 0,
+            service_id: label.id(),
+            backend_id: RECORD_NONE,
             config_generation: 0,
-            established_timeout_s: timeout_s,
-            created_ns: now,
+            established_timeout_s: relayed.timeout_s,
+            created_ns: now.saturating_sub(age),
             source_place: NO_PLACE,
             half_open: 0,
             seq_delta: [0; 2],
@@ -219,9 +212,11 @@ impl Handoffs {
             index,
             generation,
             keys,
+            label,
             is_active: false,
         };
         if observed.change(SLOT_CLAIMED, SLOT_OBSERVE) {
+            observed.label.confirm();
             Ok(observed)
         } else {
             Err(io::ErrorKind::ResourceBusy.into())
@@ -241,6 +236,13 @@ impl Observed {
             flags,
             seq_end,
             timestamp,
+        }
+    }
+
+    /// Says what was relayed so far; before it is held.
+    pub fn set_moved(&self, moved: &Moved) {
+        if self.slot.is(SLOT_OBSERVE, self.generation) {
+            self.slot.set_moved(moved);
         }
     }
 
@@ -264,8 +266,15 @@ impl Observed {
     /// Gives the held connection to the kernel. False when the hold had ended:
     /// packets have been let through, and it is still the sockets'.
     pub fn activate(&mut self, splices: &[Splice; 2]) -> bool {
+        if !self.slot.is(SLOT_HOLD, self.generation) {
+            return false;
+        }
         self.slot.set_deltas(splices);
+        self.slot.owe_record(true);
         self.is_active = self.change(SLOT_HOLD, SLOT_ACTIVE);
+        if !self.is_active && self.slot.is(SLOT_OBSERVE, self.generation) {
+            self.slot.owe_record(false);
+        }
         self.is_active
     }
 }

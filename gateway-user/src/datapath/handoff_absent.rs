@@ -6,18 +6,7 @@ use std::{convert::Infallible, io, net::SocketAddr, ops::RangeInclusive, sync::A
 
 use gateway_common::tcp_splice::Splice;
 
-/// The four addresses of a relayed connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
-    /// The client,
-    pub client: SocketAddr,
-    /// where it called,
-    pub destination: SocketAddr,
-    /// the agent's end towards the backend,
-    pub source: SocketAddr,
-    /// and the backend.
-    pub backend: SocketAddr,
-}
+pub use crate::datapath::relayed::{ConnectionNames, Ends, Moved, RelayMode, Relayed, Seen};
 
 /// Never there.
 #[derive(Debug)]
@@ -26,17 +15,6 @@ pub struct Handoffs(Infallible);
 /// Never there.
 #[derive(Debug)]
 pub struct Observed(Infallible);
-
-/// What the programs have let through to one of the sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// TCP flags, or-ed.
-    pub flags: u32,
-    /// The highest number that follows a segment.
-    pub seq_end: u32,
-    /// The last timestamp.
-    pub timestamp: u32,
-}
 
 impl Handoffs {
     /// Never called.
@@ -55,10 +33,9 @@ impl Handoffs {
     /// None.
     pub fn observe(
         self: &Arc<Self>,
-        _ends: &Ends,
+        _relayed: &Relayed,
         _keep: u32,
         _window_shift: [i32; 2],
-        _timeout_s: u32,
     ) -> io::Result<Observed> {
         match self.0 {}
     }
@@ -67,6 +44,11 @@ impl Handoffs {
 impl Observed {
     /// Never called.
     pub fn seen(&self, _direction: u32) -> Seen {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn set_moved(&self, _moved: &Moved) {
         match self.0 {}
     }
 

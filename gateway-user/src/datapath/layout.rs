@@ -8,10 +8,11 @@ use gateway_common::{
     counters::{Answers, Count, InterfaceDrops, Stats},
     flow::{FlowKey, FlowRef, FlowSlot},
     fragment::{FragmentKey, FragmentValue},
+    label::Label,
     limit::SourceId,
     names::{
         MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DECISIONS, MAP_DROPS, MAP_FLOW_SLOTS,
-        MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_HALF_OPEN, MAP_INTERFACE_DROPS,
+        MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_HALF_OPEN, MAP_INTERFACE_DROPS, MAP_LABELS,
         MAP_NEW_FLOWS, MAP_NEXT_HOPS, MAP_OPTION_WALK, MAP_PORT_RANGES, MAP_RINGS,
         MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCE_FLOWS,
         MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER, MAP_TAKEN_PLACE, MAP_TC_CALLS, MAP_VERDICTS,
@@ -30,7 +31,7 @@ use gateway_common::{
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 31] {
+pub fn layout() -> [(&'static str, u32, u32); 32] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -38,6 +39,7 @@ pub fn layout() -> [(&'static str, u32, u32); 31] {
         of::<FlowKey, FlowRef>(MAP_FLOWS),
         of::<u32, FlowSlot>(MAP_FLOW_SLOTS),
         (MAP_FREE_SLOTS, 0, 4),
+        of::<u32, Label>(MAP_LABELS),
         of::<FragmentKey, FragmentValue>(MAP_FRAGMENTS),
         of::<u32, NextHop>(MAP_NEXT_HOPS),
         of::<ServiceKey, ServiceValue>(MAP_SERVICES),

@@ -4,6 +4,7 @@
 use std::{
     fmt::Display,
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
 use aya::{
@@ -16,8 +17,8 @@ use gateway_common::{
     counters::{Count, Stats},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
-        MAP_HALF_OPEN, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS,
-        MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCES, MAP_STEER, MAP_VERDICTS,
+        MAP_HALF_OPEN, MAP_LABELS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES,
+        MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCES, MAP_STEER, MAP_VERDICTS,
     },
     port_range::{PortRanges, PortRangesKey},
     service::{ServiceKey, ServiceValue},
@@ -31,6 +32,7 @@ use crate::{
         counts::Counts,
         flow_keys::FlowKeys,
         keys,
+        labels::Labels,
         ranges::{Ranges, RangesOf},
         slots::{FlowSlots, Rings},
         source_map::SourceMap,
@@ -55,6 +57,8 @@ pub struct Maps {
     pub flows: FlowKeys,
     /// HALF_OPEN and SOURCE_FLOWS as memory.
     pub counts: Counts,
+    /// LABELS.
+    pub labels: Arc<Labels>,
     /// SOURCES.
     pub sources: SourceMap,
     /// FLOW_SLOTS as memory.
@@ -85,6 +89,7 @@ impl Maps {
             sockets: typed(ebpf, MAP_SOCKETS)?,
             flows: FlowKeys::new(data(ebpf, MAP_FLOWS)?)?,
             counts: Counts::new(&data(ebpf, MAP_HALF_OPEN)?, &data(ebpf, MAP_SOURCE_FLOWS)?)?,
+            labels: Labels::new(data(ebpf, MAP_LABELS)?)?,
             sources: SourceMap::take(take(ebpf, MAP_SOURCES)?)?,
             slots: FlowSlots::new(slots.fd().as_fd(), entries(&slots, MAP_FLOW_SLOTS)?)
                 .map_err(failed(MAP_FLOW_SLOTS, "map into memory", "all"))?,

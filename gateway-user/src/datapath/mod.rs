@@ -14,6 +14,8 @@
 #[cfg(not(feature = "ebpf"))]
 mod absent;
 #[cfg(feature = "ebpf")]
+mod account;
+#[cfg(feature = "ebpf")]
 mod alive;
 #[cfg(feature = "ebpf")]
 mod apply;
@@ -62,6 +64,8 @@ mod kernel;
 #[cfg(feature = "ebpf")]
 mod keys;
 #[cfg(feature = "ebpf")]
+mod labels;
+#[cfg(feature = "ebpf")]
 mod layout;
 #[cfg(feature = "ebpf")]
 mod links;
@@ -91,6 +95,7 @@ mod ranges;
 mod raw;
 #[cfg(feature = "ebpf")]
 mod regions;
+pub mod relayed;
 pub mod report;
 #[cfg(feature = "ebpf")]
 mod routes;

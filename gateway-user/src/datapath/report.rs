@@ -170,7 +170,7 @@ pub struct BackendReport {
 }
 
 /// The flow table as the last whole round of sweeps saw it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FlowTableReport {
     /// Slots.
     pub capacity: u32,
@@ -178,6 +178,8 @@ pub struct FlowTableReport {
     pub last_sweep: Swept,
     /// Connections whose handshake is not over, now.
     pub half_open: u32,
+    /// Flows that were connections of an agent.
+    pub handoff: HandoffReport,
     /// Flows removed since start, for whatever cause.
     pub removed: u64,
     /// Connections reset on both sides since start, because their endpoint was
@@ -193,6 +195,20 @@ pub struct FlowTableReport {
     pub endpoint_removed: u32,
 }
 
+/// Connections that agents have handed to the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HandoffReport {
+    /// Open ones, as the last whole round of sweeps saw them.
+    pub active: u32,
+    /// Those that this agent found ended, by how.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// Different labels of those there are.
+    pub labels: u32,
+    /// Connections since start whose label was left out, all of it or its server
+    /// name, because there were too many.
+    pub labels_refused: u64,
+}
+
 /// One flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FlowReport {
@@ -205,7 +221,7 @@ pub struct FlowReport {
     pub tcp_state: &'static str,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// `dnat`, `snat` or `dsr`.
+    /// `dnat`, `snat`, `dsr` or `handoff`.
     pub kind: &'static str,
     /// The client as it is seen.
     pub client: SocketAddr,
@@ -215,13 +231,21 @@ pub struct FlowReport {
     pub backend: SocketAddr,
     /// The source the backend sees; with `dsr` that of the outer packet.
     pub source: SocketAddr,
-    /// Index of the service.
+    /// With `handoff`: server name of its ClientHello,
+    pub sni: Option<String>,
+    /// first protocol the client offered,
+    pub alpn: Option<String>,
+    /// `file:line` of the rule,
+    pub rule: Option<String>,
+    /// and the cluster.
+    pub cluster: Option<String>,
+    /// Index of the service; 0 with `handoff`.
     pub service_id: u32,
-    /// Index of the backend.
+    /// Index of the backend; 0 with `handoff`.
     pub backend_id: u32,
     /// Snapshot generation that created it.
     pub generation: u32,
-    /// Seconds since creation.
+    /// Seconds since creation; with `handoff` since the agent accepted it.
     pub age_s: u64,
     /// Seconds since the last packet.
     pub idle_s: u64,

@@ -21,6 +21,7 @@ use gateway_common::{
 use crate::datapath::{
     DatapathError, FlowReport,
     flows::monotonic_ns,
+    labels::Labels,
     maps::Maps,
     plan::State,
     report::{BackendReport, CountReport, ServiceReport, TrafficReport},
@@ -115,7 +116,7 @@ pub fn backends(maps: &Maps, state: &State) -> Result<Vec<BackendReport>, Datapa
 }
 
 /// Every flow in use.
-pub fn flows(maps: &Maps) -> impl Iterator<Item = FlowReport> {
+pub fn flows(maps: &Maps, labels: &Labels) -> impl Iterator<Item = FlowReport> {
     let now = monotonic_ns();
     (0..maps.slots.len()).filter_map(move |index| {
         let slot = maps.slots.slot(index)?;
@@ -124,7 +125,18 @@ pub fn flows(maps: &Maps) -> impl Iterator<Item = FlowReport> {
             SLOT_CLOSING => "closing",
             _ => return None,
         };
-        Some(flow(index, state, &slot.copy(), now))
+        let flow = slot.copy();
+        let mut report = self::flow(index, state, &flow, now);
+        if flow.kind == KIND_HANDOFF {
+            (report.service_id, report.backend_id) = (0, 0);
+            if let Some(names) = labels.names(flow.service_id) {
+                report.sni.clone_from(&names.sni);
+                report.alpn.clone_from(&names.alpn);
+                report.rule.clone_from(&names.rule);
+                report.cluster.clone_from(&names.cluster);
+            }
+        }
+        Some(report)
     })
 }
 
@@ -152,6 +164,10 @@ fn flow(slot: u32, state: &'static str, flow: &FlowSlot, now: u64) -> FlowReport
         destination: socket_addr(to_client.new_src, to_client.new_src_port_be),
         backend: socket_addr(to_backend.new_dst, to_backend.new_dst_port_be),
         source: socket_addr(to_backend.new_src, to_backend.new_src_port_be),
+        sni: None,
+        alpn: None,
+        rule: None,
+        cluster: None,
         service_id: flow.service_id,
         backend_id: flow.backend_id,
         generation: flow.config_generation,

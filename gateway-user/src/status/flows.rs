@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Flows of the kernel, filtered and summed up: pure.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fmt::Write,
-    net::{IpAddr, SocketAddr},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, fmt::Write};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::datapath::{FlowReport, report::EndpointMatch};
+use crate::{
+    datapath::FlowReport,
+    status::matching::{AddressMatch, NameMatch},
+};
 
 /// Which flows are wanted; what is absent matches all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,28 +23,16 @@ pub struct FlowFilter {
     /// State of the slot or of the protocol, such as `closing` or
     /// `established`.
     pub state: Option<String>,
+    /// Of the client's ClientHello; known of handed-off connections.
+    pub sni: Option<NameMatch>,
+    /// `dnat`, `snat`, `dsr` or `handoff`.
+    pub kind: Option<String>,
     /// Flows listed at most; all that match are counted.
     pub limit: usize,
 }
 
 /// Flows listed unless a limit is given.
 pub const DEFAULT_LIMIT: usize = 100;
-
-/// An address, a prefix or a port: `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1:80`,
-/// `[fd00::1]:80`, `80`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressMatch {
-    /// Address and length of the prefix, bits.
-    prefix: Option<(IpAddr, u8)>,
-    port: Option<u16>,
-}
-
-/// Not an [`AddressMatch`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is none of ADDRESS, ADDRESS/BITS, ADDRESS:PORT and PORT (as 10.0.0.1, 10.0.0.0/8, 10.0.0.1:80, 80)"
-)]
-pub struct AddressMatchError(String);
 
 /// The body of `/flows`.
 #[derive(Debug, Default, Serialize)]
@@ -86,6 +71,8 @@ impl Default for FlowFilter {
             client: None,
             backend: None,
             state: None,
+            sni: None,
+            kind: None,
             limit: DEFAULT_LIMIT,
         }
     }
@@ -99,6 +86,8 @@ impl FlowFilter {
             client,
             backend,
             state,
+            sni,
+            kind,
             limit: _,
         } = self;
         let fits = |wanted: &Option<AddressMatch>, address| {
@@ -110,92 +99,10 @@ impl FlowFilter {
             && state
                 .as_ref()
                 .is_none_or(|state| state == flow.state || state == flow.tcp_state)
-    }
-}
-
-impl AddressMatch {
-    /// The address and the port, when it names one endpoint.
-    pub fn endpoint(&self) -> Option<SocketAddr> {
-        let (ip, bits) = self.prefix?;
-        (bits == width(ip)).then_some(SocketAddr::new(ip, self.port?))
-    }
-
-    /// Whether `address` is meant.
-    pub fn matches(&self, address: SocketAddr) -> bool {
-        self.port.is_none_or(|port| port == address.port())
-            && self
-                .prefix
-                .is_none_or(|(prefix, bits)| starts_with(address.ip(), prefix, bits))
-    }
-}
-
-impl From<AddressMatch> for EndpointMatch {
-    fn from(wanted: AddressMatch) -> Self {
-        let AddressMatch { prefix, port } = wanted;
-        Self { prefix, port }
-    }
-}
-
-/// Whether the first `bits` of both are the same.
-fn starts_with(ip: IpAddr, prefix: IpAddr, bits: u8) -> bool {
-    let same = |difference: u128, width: u8| {
-        u32::from(width.saturating_sub(bits)) >= u128::BITS - difference.leading_zeros()
-    };
-    match (ip.to_canonical(), prefix) {
-        (IpAddr::V4(ip), IpAddr::V4(prefix)) => {
-            same(u128::from(ip.to_bits() ^ prefix.to_bits()), 32)
-        }
-        (IpAddr::V6(ip), IpAddr::V6(prefix)) => same(ip.to_bits() ^ prefix.to_bits(), 128),
-        _ => false,
-    }
-}
-
-fn width(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-impl FromStr for AddressMatch {
-    type Err = AddressMatchError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = || AddressMatchError(text.to_owned());
-        if let Ok(port) = text.trim_start_matches(':').parse() {
-            return Ok(Self {
-                prefix: None,
-                port: Some(port),
-            });
-        }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            let ip = address.ip().to_canonical();
-            return Ok(Self {
-                prefix: Some((ip, width(ip))),
-                port: Some(address.port()),
-            });
-        }
-        let (ip, bits) = match text.split_once('/') {
-            Some((ip, bits)) => (ip, Some(bits.parse::<u8>().map_err(|_| refuse())?)),
-            None => (text, None),
-        };
-        let ip: IpAddr = ip.parse().map_err(|_| refuse())?;
-        let bits = bits.unwrap_or(width(ip));
-        if bits > width(ip) {
-            return Err(refuse());
-        }
-        Ok(Self {
-            prefix: Some((ip, bits)),
-            port: None,
-        })
-    }
-}
-
-impl fmt::Display for AddressMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.prefix, self.port) {
-            (Some((ip, _)), Some(port)) => write!(f, "{}", SocketAddr::new(ip, port)),
-            (Some((ip, bits)), None) => write!(f, "{ip}/{bits}"),
-            (None, Some(port)) => write!(f, "{port}"),
-            (None, None) => Ok(()),
-        }
+            && kind.as_ref().is_none_or(|kind| kind == flow.kind)
+            && sni
+                .as_ref()
+                .is_none_or(|wanted| flow.sni.as_ref().is_some_and(|name| wanted.matches(name)))
     }
 }
 
@@ -233,8 +140,11 @@ pub fn flows_text(list: &Value) -> String {
 fn write_text(out: &mut String, list: &Value) -> fmt::Result {
     let word = super::text::word;
     let flows = list["flows"].as_array().map_or(&[][..], Vec::as_slice);
+    let named = flows
+        .iter()
+        .any(|flow| !flow["sni"].is_null() || !flow["rule"].is_null());
     if !flows.is_empty() {
-        writeln!(
+        write!(
             out,
             "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<7}  {:>7}  {:>6}  {:>12}  {:>12}",
             "client",
@@ -248,9 +158,13 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
             "bytes in",
             "bytes out"
         )?;
+        if named {
+            write!(out, "  {:<32}  route", "sni")?;
+        }
+        writeln!(out)?;
     }
     for flow in flows {
-        writeln!(
+        write!(
             out,
             "{:<21}  {:<21}  {:<21}  {:<5}  {:<12}  {:<7}  {:>7}  {:>6}  {:>12}  {:>12}",
             word(&flow["client"]),
@@ -264,6 +178,10 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
             word(&flow["bytes_in"]),
             word(&flow["bytes_out"])
         )?;
+        if named {
+            write!(out, "  {:<32}  {}", word(&flow["sni"]), word(&flow["rule"]))?;
+        }
+        writeln!(out)?;
     }
     let summary = &list["summary"];
     write!(
@@ -296,7 +214,7 @@ fn write_text(out: &mut String, list: &Value) -> fmt::Result {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::{AddressMatch, FlowFilter, flows_text, list};
+    use super::{FlowFilter, flows_text, list};
     use crate::datapath::FlowReport;
 
     fn address(text: &str) -> SocketAddr {
@@ -318,6 +236,10 @@ mod tests {
             destination: address(destination),
             backend: address(backend),
             source: address(client),
+            sni: None,
+            alpn: None,
+            rule: None,
+            cluster: None,
             service_id: 0,
             backend_id: 1,
             generation: 1,
@@ -327,39 +249,6 @@ mod tests {
             bytes_in: 10,
             packets_out: 2,
             bytes_out: 20,
-        }
-    }
-
-    #[test]
-    fn an_address_a_prefix_or_a_port_is_meant() {
-        for (text, meant, not) in [
-            ("10.0.0.1", "10.0.0.1:80", "10.0.0.2:80"),
-            ("10.0.0.1:80", "10.0.0.1:80", "10.0.0.1:81"),
-            ("80", "10.0.0.1:80", "10.0.0.1:8080"),
-            (":80", "[fd00::1]:80", "[fd00::1]:81"),
-            ("10.0.0.0/8", "10.255.0.1:1", "11.0.0.0:1"),
-            ("10.128.0.0/9", "10.128.0.1:1", "10.127.255.255:1"),
-            ("0.0.0.0/0", "192.0.2.1:1", "[2001:db8::1]:1"),
-            ("fd00::/63", "[fd00:0:0:1::9]:1", "[fd00:0:0:2::9]:1"),
-            ("::/0", "[fd00::1]:1", "10.0.0.1:1"),
-            ("[fd00::1]:80", "[fd00::1]:80", "[fd00::1]:81"),
-        ] {
-            let wanted: AddressMatch = text.parse().expect(text);
-            assert!(wanted.matches(address(meant)), "{text} means {meant}");
-            assert!(!wanted.matches(address(not)), "{text} does not mean {not}");
-            let again: AddressMatch = wanted.to_string().parse().expect(text);
-            assert_eq!(again, wanted, "{text} is written as {wanted}");
-        }
-        for text in [
-            "",
-            ":",
-            "a.test",
-            "10.0.0.0/33",
-            "10.0.0.0/",
-            "70000",
-            "10.0.0.1:x",
-        ] {
-            text.parse::<AddressMatch>().expect_err(text);
         }
     }
 
@@ -374,12 +263,17 @@ mod tests {
                     "established",
                 ),
                 flow("192.0.2.1:5001", "10.0.0.1:80", "10.1.0.2:8080", "closing"),
-                flow(
-                    "192.0.2.2:5000",
-                    "10.0.0.1:443",
-                    "10.1.0.1:8443",
-                    "established",
-                ),
+                FlowReport {
+                    kind: "handoff",
+                    sni: Some("a.example.com".into()),
+                    rule: Some("a.yaml:7".into()),
+                    ..flow(
+                        "192.0.2.2:5000",
+                        "10.0.0.1:443",
+                        "10.1.0.1:8443",
+                        "established",
+                    )
+                },
             ]
             .into_iter()
         };
@@ -433,6 +327,20 @@ mod tests {
                     ..all.clone()
                 },
                 2,
+            ),
+            (
+                FlowFilter {
+                    kind: Some("handoff".into()),
+                    ..all.clone()
+                },
+                1,
+            ),
+            (
+                FlowFilter {
+                    sni: Some("*.example.com".parse().expect("a suffix")),
+                    ..all.clone()
+                },
+                1,
             ),
             (
                 FlowFilter {

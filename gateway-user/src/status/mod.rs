@@ -18,6 +18,7 @@ use crate::{
 };
 
 pub mod flows;
+pub mod matching;
 mod text;
 pub mod trace;
 

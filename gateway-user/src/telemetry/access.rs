@@ -57,13 +57,16 @@ pub enum CloseReason {
     SourceDenied,
     /// An I/O error of this machine.
     Internal,
-    /// The kernel has taken the connection over; it goes on.
+    /// The kernel has taken the connection over; it goes on. Counted, and
+    /// recorded when it ends.
     HandedOff,
+    /// One side of a connection in the kernel was gone: removed, or silent.
+    PeerGone,
 }
 
 impl CloseReason {
     /// Every reason, in order of its number.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Done,
         Self::ClientReset,
         Self::UpstreamReset,
@@ -88,6 +91,7 @@ impl CloseReason {
         Self::SourceDenied,
         Self::Internal,
         Self::HandedOff,
+        Self::PeerGone,
     ];
 
     /// The word in records and metrics.
@@ -117,6 +121,7 @@ impl CloseReason {
             Self::SourceDenied => "source_denied",
             Self::Internal => "internal",
             Self::HandedOff => "handed_off",
+            Self::PeerGone => "peer_gone",
         }
     }
 }
@@ -180,6 +185,10 @@ pub struct ConnectionRecord {
     pub duration: Duration,
     /// Why it ended.
     pub reason: CloseReason,
+    /// Which way its bytes went, where there is a choice: `copy`, `splice`, or
+    /// `handoff` once it was the kernel's; the bytes are those of packets from
+    /// then on, headers included.
+    pub path: Option<&'static str>,
 }
 
 impl ConnectionRecord {
@@ -200,6 +209,7 @@ impl ConnectionRecord {
             bytes_out = self.bytes_out,
             duration_ms = self.duration.as_secs_f64() * 1e3,
             reason = self.reason.as_str(),
+            path = self.path,
         );
     }
 }

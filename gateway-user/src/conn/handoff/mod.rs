@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -22,7 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    datapath::handoff::{Ends, Handoffs, Observed},
+    datapath::handoff::{ConnectionNames, Ends, Handoffs, Observed, RelayMode, Relayed},
+    origin::Origin,
+    snapshot::Cluster,
     telemetry::counters::WorkerCounters,
 };
 
@@ -55,13 +57,52 @@ pub struct HandoffOptions {
     pub after_bytes: u64,
 }
 
+/// What is known of a connection that may be handed off, and goes with it.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its addresses.
+    pub ends: Ends,
+    /// How it came to its backend.
+    pub mode: RelayMode,
+    /// Server name of its ClientHello.
+    pub sni: Option<String>,
+    /// First protocol it offered.
+    pub alpn: Option<String>,
+    /// The rule.
+    pub rule: Origin,
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// Its idle timeout, if it has one.
+    pub idle: Option<Duration>,
+}
+
+impl About {
+    fn relayed(&self) -> Relayed {
+        Relayed {
+            ends: self.ends,
+            names: ConnectionNames {
+                mode: self.mode,
+                sni: self.sni.clone(),
+                alpn: self.alpn.clone(),
+                rule: Some(self.rule.to_string()),
+                cluster: Some(self.cluster.id.to_string()),
+            },
+            accepted: self.accepted,
+            timeout_s: self.idle.map_or(0, |idle| {
+                u32::try_from(idle.as_secs().max(1)).unwrap_or(u32::MAX)
+            }),
+        }
+    }
+}
+
 /// One connection on its way out.
 #[derive(Debug)]
 pub struct Handoff {
     options: HandoffOptions,
     counters: Arc<WorkerCounters>,
-    ends: Ends,
-    timeout_s: u32,
+    about: About,
     rest: Duration,
     stage: Stage,
 }
@@ -86,33 +127,24 @@ struct Observing {
 }
 
 impl Handoff {
-    /// For the connection between `ends`; `idle` is its idle timeout, if it has
-    /// one.
-    pub fn new(
-        options: &HandoffOptions,
-        counters: Arc<WorkerCounters>,
-        ends: Ends,
-        idle: Option<Duration>,
-    ) -> Self {
+    /// For one connection.
+    pub fn new(options: &HandoffOptions, counters: Arc<WorkerCounters>, about: About) -> Self {
         Self {
             options: options.clone(),
             counters,
-            ends,
-            timeout_s: idle.map_or(0, |idle| {
-                u32::try_from(idle.as_secs().max(1)).unwrap_or(u32::MAX)
-            }),
+            about,
             rest: FIRST_REST,
             stage: Stage::Waiting { rested: None },
         }
     }
 
     /// Ready once the kernel has the connection: the sockets are to be dropped.
-    /// `moved` is the number of bytes it has moved, `quiet` whether the caller
+    /// `moved` says how many bytes from the client and to it, `quiet` whether the caller
     /// holds none of them; it is asked again after anything has moved.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        moved: u64,
+        moved: [u64; 2],
         quiet: bool,
         client: &TcpStream,
         backend: &TcpStream,
@@ -124,7 +156,7 @@ impl Handoff {
                 }
                 *rested = None;
             }
-            if moved < self.options.after_bytes || !quiet {
+            if moved[0] + moved[1] < self.options.after_bytes || !quiet {
                 return Poll::Pending;
             }
             self.stage = self.begin(cx, client, backend);
@@ -143,7 +175,7 @@ impl Handoff {
             // Once at the start, then each time it has waited.
             let may_ask = observing.tries == 0 || observing.tries >= QUICK_TRIES;
             let observed = &mut observing.observed;
-            match switch::attempt(client, backend, observed, fit, may_ask) {
+            match switch::attempt(client, backend, observed, fit, moved, may_ask) {
                 Ok(Attempt::Done) => {
                     self.stage = Stage::Never;
                     return Poll::Ready(());
@@ -156,7 +188,7 @@ impl Handoff {
                     return Poll::Pending;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, client = %self.ends.client, "not handed off");
+                    tracing::debug!(%error, client = %self.about.ends.client, "not handed off");
                     self.counters.handoff.failed.add(1);
                     self.stage = Stage::Never;
                     return Poll::Pending;
@@ -201,7 +233,7 @@ impl Handoff {
             Ok(fit) => fit,
             Err(reason) => {
                 tracing::debug!(
-                    client = %self.ends.client,
+                    client = %self.about.ends.client,
                     reason = reason.name(),
                     "cannot be handed off"
                 );
@@ -210,7 +242,7 @@ impl Handoff {
             }
         };
         let table = &self.options.table;
-        match table.observe(&self.ends, fit.keep, fit.window_shift, self.timeout_s) {
+        match table.observe(&self.about.relayed(), fit.keep, fit.window_shift) {
             Ok(observed) => {
                 self.counters.handoff.begun.add(1);
                 Stage::Observing(Box::new(Observing {
@@ -223,7 +255,7 @@ impl Handoff {
             }
             Err(error) => {
                 // The table is full, or an old flow's key is still there.
-                tracing::debug!(%error, client = %self.ends.client, "not handed off");
+                tracing::debug!(%error, client = %self.about.ends.client, "not handed off");
                 self.counters.handoff.failed.add(1);
                 self.rest(cx)
             }

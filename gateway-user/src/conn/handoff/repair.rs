@@ -104,6 +104,19 @@ pub fn info(socket: &impl AsFd) -> io::Result<Info> {
     })
 }
 
+/// Segments received and sent so far (`tcpi_segs_in`, `tcpi_segs_out`); 0 where
+/// the kernel does not say.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn segments(socket: &impl AsFd) -> io::Result<[u64; 2]> {
+    let mut bytes = [0_u8; 144];
+    get(socket, libc::TCP_INFO, &mut bytes)?;
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Ok([word(140).into(), word(136).into()])
+}
+
 /// Acknowledges what was received, now.
 ///
 /// # Errors

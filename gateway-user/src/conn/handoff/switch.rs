@@ -21,7 +21,7 @@ use crate::{
         eligible::Fit,
         repair::{self, Numbers, Repair},
     },
-    datapath::handoff::{Observed, Seen},
+    datapath::handoff::{Moved, Observed, Seen},
 };
 
 /// How long the programs hold packets at most: a thousand times what it takes.
@@ -56,7 +56,8 @@ pub enum NotYet {
     Expired,
 }
 
-/// Tries to hand the connection over. The caller holds no byte of it. Where that
+/// Tries to hand the connection over, which has `moved` so many bytes from the
+/// client and to it. The caller holds no byte of it. Where that
 /// takes a word of a far end, it is asked for one if `may_ask`; Linux answers two
 /// such questions in a second (`tcp_invalid_ratelimit`).
 ///
@@ -67,6 +68,7 @@ pub fn attempt<S: AsFd>(
     backend: &S,
     observed: &mut Observed,
     fit: Fit,
+    moved: [u64; 2],
     may_ask: bool,
 ) -> io::Result<Attempt> {
     if let Some(reason) = waits(client, backend)? {
@@ -109,6 +111,10 @@ pub fn attempt<S: AsFd>(
     if !agree(&numbers(repairs)?, &both(observed)) {
         return Ok(Attempt::NotYet(NotYet::Early));
     }
+    observed.set_moved(&Moved {
+        bytes: moved,
+        packets: repair::segments(client)?,
+    });
     if !observed.hold(HOLD_NS) {
         return Ok(Attempt::NotYet(NotYet::Expired));
     }

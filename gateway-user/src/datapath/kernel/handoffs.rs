@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel side, as far as threads need it that hand connections over.
 
+use std::sync::Arc;
+
 use crate::datapath::{Datapath, DatapathError, bpffs::Pins, handoff::Handoffs, sysctl};
 
 impl Datapath {
@@ -15,6 +17,7 @@ impl Datapath {
             self.warn(warning);
         }
         let pins = Pins::new(&self.config.bpffs);
-        Handoffs::open(&pins.maps(), self.config.handoff_ports.clone())
+        let ports = self.config.handoff_ports.clone();
+        Handoffs::open(&pins.maps(), ports, Arc::clone(&self.maps.labels))
     }
 }

@@ -6,6 +6,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::Ebpf;
@@ -14,7 +15,9 @@ use gateway_common::{settings::Settings, steer::SteerValue};
 
 use crate::{
     datapath::{
-        Applied, DatapathConfig, DatapathError, DatapathReport, FlowReport, Swept, apply,
+        Applied, DatapathConfig, DatapathError, DatapathReport, FlowReport, Swept,
+        account::Account,
+        apply,
         attach::{self, Attachments},
         bpffs::Pins,
         drops::DropsByInterface,
@@ -29,6 +32,7 @@ use crate::{
         peers::Peers,
         plan::{MapOp, State},
         probe,
+        relayed::EndedFlow,
         report::Proxied,
         routes::Routes,
         stats, sysctl,
@@ -130,14 +134,15 @@ impl Datapath {
         };
         change("write", "the settings")?;
         maps.set_settings(settings)?;
+        let account = Account::new(Arc::clone(&maps.labels));
         let sweeper = if loaded.adopted {
-            Sweeper::default()
+            Sweeper::new(account)
         } else {
             for slot in 0..maps.slots.len() {
                 change("give out", "a slot")?;
                 maps.push_free_slot(slot)?;
             }
-            Sweeper::fresh()
+            Sweeper::fresh(account)
         };
         let state = apply::read(&maps)?;
         warnings.extend(sysctl::enable_forwarding());
@@ -284,6 +289,11 @@ impl Datapath {
         }
     }
 
+    /// Handed-off connections that have ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<EndedFlow> {
+        self.sweeper.account().take_ended()
+    }
+
     /// Counters and tables.
     pub fn report(&self) -> DatapathReport {
         let mut warnings: Vec<String> = self.warnings.iter().cloned().collect();
@@ -318,7 +328,7 @@ impl Datapath {
 
     /// Every flow in use.
     pub fn flows(&self) -> impl Iterator<Item = FlowReport> {
-        stats::flows(&self.maps)
+        stats::flows(&self.maps, &self.maps.labels)
     }
 
     fn claim(&mut self) -> Result<(), DatapathError> {

@@ -4,6 +4,7 @@
 mod attach;
 mod faults;
 mod lab;
+mod labels;
 mod limits;
 mod scene;
 mod trace;

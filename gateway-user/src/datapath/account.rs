@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What became of handed-off connections: how many there are, and a record of
+//! each that ends, whichever agent handed it off.
+//!
+//! The slot says whether a record is owed, in a word that is changed by
+//! comparing it. So there is one, and by the agent that finds the end first.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway_common::{
+    flow::{DIR_TO_BACKEND, DIR_TO_CLIENT, FlowSlot, SLOT_ACTIVE, SLOT_CLOSING},
+    tcp_state::{FLAG_RST, TCP_CLOSING, TCP_RESET, TCP_RESET_UNCONFIRMED},
+};
+
+use crate::datapath::{
+    DatapathError,
+    labels::Labels,
+    relayed::{EndedFlow, FlowEnd},
+    report::HandoffReport,
+    slots::Slot,
+    stats::socket_addr,
+};
+
+/// The account of one agent.
+#[derive(Debug)]
+pub struct Account {
+    labels: Arc<Labels>,
+    /// Labels that were found in the round under way.
+    found: HashSet<u32>,
+    /// Flows that were found in it,
+    counted: u32,
+    /// and in the last whole one.
+    active: u32,
+    /// Records not fetched yet.
+    ended: Vec<EndedFlow>,
+    /// Flows by how they ended.
+    ends: BTreeMap<FlowEnd, u64>,
+}
+
+impl Account {
+    /// Of flows with these labels.
+    pub fn new(labels: Arc<Labels>) -> Self {
+        Self {
+            labels,
+            found: HashSet::new(),
+            counted: 0,
+            active: 0,
+            ended: Vec::new(),
+            ends: BTreeMap::new(),
+        }
+    }
+
+    /// The sweeper comes by the slot of a handed-off flow, in `state`.
+    pub fn visit(&mut self, slot: &Slot, state: u32) {
+        self.found.insert(slot.label());
+        match state {
+            SLOT_ACTIVE => self.counted += 1,
+            // While it lingers, what it was is still there.
+            SLOT_CLOSING => self.end(slot),
+            _ => {}
+        }
+    }
+
+    /// Records the flow in `slot`, which has ended, unless that was done.
+    pub fn end(&mut self, slot: &Slot) {
+        if !slot.take_record() {
+            return;
+        }
+        let ended = ended(&slot.copy(), &self.labels);
+        *self.ends.entry(ended.end).or_default() += 1;
+        self.ended.push(ended);
+    }
+
+    /// Every slot has been visited since the last call.
+    ///
+    /// # Errors
+    /// When a label cannot be taken away.
+    pub fn finish_round(&mut self) -> Result<(), DatapathError> {
+        self.active = std::mem::take(&mut self.counted);
+        let finished = self.labels.finish_round(&self.found);
+        self.found.clear();
+        finished
+    }
+
+    /// What has ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<EndedFlow> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// For reports.
+    pub fn report(&self) -> HandoffReport {
+        let labels = self.labels.counts();
+        HandoffReport {
+            active: self.active,
+            ended: self.ends.iter().map(|(end, n)| (end.name(), *n)).collect(),
+            labels: labels.used,
+            labels_refused: labels.refused,
+        }
+    }
+}
+
+impl FlowEnd {
+    /// The word in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "upstream_reset",
+            Self::Idle => "idle_timeout",
+            Self::PeerGone => "peer_gone",
+        }
+    }
+
+    /// Of a connection in this state (`TCP_*`), in which `client` and `backend`
+    /// have sent these flags.
+    fn of(tcp_state: u32, client: u32, backend: u32) -> Self {
+        match tcp_state {
+            TCP_CLOSING => Self::Done,
+            TCP_RESET | TCP_RESET_UNCONFIRMED => {
+                if client & FLAG_RST != 0 {
+                    Self::ClientReset
+                } else if backend & FLAG_RST != 0 {
+                    Self::BackendReset
+                } else {
+                    Self::PeerGone
+                }
+            }
+            _ => Self::Idle,
+        }
+    }
+}
+
+fn ended(flow: &FlowSlot, labels: &Labels) -> EndedFlow {
+    let to_backend = &flow.dir[DIR_TO_BACKEND as usize];
+    let to_client = &flow.dir[DIR_TO_CLIENT as usize];
+    let last_seen = to_backend.last_seen_ns.max(to_client.last_seen_ns);
+    EndedFlow {
+        client: socket_addr(to_client.new_dst, to_client.new_dst_port_be),
+        destination: socket_addr(to_client.new_src, to_client.new_src_port_be),
+        backend: socket_addr(to_backend.new_dst, to_backend.new_dst_port_be),
+        names: labels.names(flow.service_id),
+        bytes_in: to_backend.bytes,
+        bytes_out: to_client.bytes,
+        duration: Duration::from_nanos(last_seen.saturating_sub(flow.created_ns)),
+        end: FlowEnd::of(
+            flow.tcp_state,
+            to_backend.tcp_flags_seen,
+            to_client.tcp_flags_seen,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_common::tcp_state::{
+        FLAG_ACK, FLAG_FIN, FLAG_RST, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT, TCP_RESET,
+        TCP_RESET_UNCONFIRMED,
+    };
+
+    use super::FlowEnd;
+
+    #[test]
+    fn each_way_a_connection_can_end() {
+        let fin = FLAG_ACK | FLAG_FIN;
+        let reset = FLAG_ACK | FLAG_RST;
+        for (state, client, backend, end) in [
+            (TCP_CLOSING, fin, fin, FlowEnd::Done),
+            (TCP_RESET, reset, FLAG_ACK, FlowEnd::ClientReset),
+            (TCP_RESET, fin, reset, FlowEnd::BackendReset),
+            (TCP_RESET, FLAG_ACK, FLAG_ACK, FlowEnd::PeerGone),
+            (
+                TCP_RESET_UNCONFIRMED,
+                FLAG_ACK,
+                reset,
+                FlowEnd::BackendReset,
+            ),
+            (TCP_ESTABLISHED, FLAG_ACK, FLAG_ACK, FlowEnd::Idle),
+            (TCP_FIN_WAIT, fin, FLAG_ACK, FlowEnd::Idle),
+        ] {
+            assert_eq!(FlowEnd::of(state, client, backend), end);
+        }
+    }
+}
