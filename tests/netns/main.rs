@@ -16,6 +16,7 @@ mod handoff;
 mod handoff_ends;
 mod handoff_paths;
 mod handoff_peers;
+mod handoff_records;
 mod health;
 mod hello;
 mod http;
