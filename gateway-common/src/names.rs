@@ -104,6 +104,9 @@ pub const MAP_NEW_FLOWS: &str = "NEW_FLOWS";
 pub const MAP_SOURCES: &str = "SOURCES";
 /// Per-CPU array of one: [`crate::tcp_splice::WalkOrder`].
 pub const MAP_OPTION_WALK: &str = "OPTION_WALK";
+/// Per-CPU array of one: packets (u64) that have waited for the end of a hold
+/// ([`crate::flow::SLOT_HOLD`]).
+pub const MAP_PARKED: &str = "PARKED";
 /// Array of one: [`crate::settings::Settings`].
 pub const MAP_SETTINGS: &str = "SETTINGS";
 /// Program array: what [`PROG_XDP`] calls, by `CALL_*`.

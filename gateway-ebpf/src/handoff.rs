@@ -75,6 +75,7 @@ fn admit<C: Context>(ctx: &C, packet: &Packet, flow: &Flow) -> Result<(), Verdic
         if flow.wait() == SLOT_HOLD {
             return Err(Verdict::Drop(DropReason::HandoffHold));
         }
+        flow::count_parked();
         // From the start: what follows would cost the verifier as much again for
         // each look at the clock. To be noted down twice changes nothing.
         ctx.continue_with(CALL_HANDOFF);

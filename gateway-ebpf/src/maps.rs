@@ -29,6 +29,7 @@
 //! | INTERFACE_DROPS | interface → packets by reason | programs, agent adds and removes interfaces | agent | per CPU; a hash, as indices of interfaces are not dense; not preallocated, as most of it stays empty |
 //! | ANSWERS | 0 → answers given lately | programs | programs | per CPU, as above |
 //! | OPTION_WALK | 0 → a walk through TCP options | programs | programs | per CPU, as above; a program's stack is followed by the verifier, and it finds no end |
+//! | PARKED | 0 → packets that waited while a connection was handed off | programs | agent | per CPU, as above |
 //! | SETTINGS | 0 → seed, ranges | agent | programs | array of one |
 //! | WATCH | 0 → what is watched, until when | `sluice trace --watch` | programs | array of one |
 //! | WATCH_STATE | 0 → what was told | programs | `sluice trace --watch` | per CPU: a rate without a lock |
@@ -147,6 +148,9 @@ pub static ANSWERS: PerCpuArray<Answers> = PerCpuArray::pinned(1, 0);
 
 #[map]
 pub static OPTION_WALK: PerCpuArray<WalkOrder> = PerCpuArray::pinned(1, 0);
+
+#[map]
+pub static PARKED: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);

@@ -394,8 +394,10 @@ fn a_hold_drops_until_its_time_is_over() {
         // Its agent is gone, or busy elsewhere.
         slot.hold_until_ns = 1;
         lab.set_slot(SLOT, slot);
+        assert_eq!(lab.parked(), 0);
         let segment = ends.up(ACK);
         lab.expect_untouched(&segment);
+        assert_eq!(lab.parked(), 1);
         let after = lab.slot(SLOT);
         assert_eq!(after.state, SLOT_OBSERVE);
         assert_eq!(after.dir[0].seq_end, segment.seq + 9);

@@ -454,6 +454,17 @@ impl Lab {
             .sum()
     }
 
+    /// Packets that waited for the end of a hold.
+    pub fn parked(&self) -> u64 {
+        let map: PerCpuArray<_, u64> = self
+            .ebpf
+            .map(names::MAP_PARKED)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        map.get(&0, 0).unwrap().iter().sum()
+    }
+
     pub fn verdicts(&self, counter: VerdictCounter) -> u64 {
         count(&self.ebpf, names::MAP_VERDICTS, counter as u32)
     }

@@ -142,6 +142,14 @@ fn names_start_and_bytes_of_a_connection_and_one_record_outlive_three_agents() {
         gateway.closed("passthrough", "handed_off").ok() == Some(4)
     })
     .expect("handed off");
+    let metrics = gateway.metrics().expect("metrics");
+    let holds = |labels: &[(&str, &str)]| metrics.sum("sluice_handoff_hold_seconds_bucket", labels);
+    assert_eq!(metrics.sum("sluice_handoff_hold_seconds_count", &[]), 4.0);
+    assert_eq!(holds(&[("le", "+Inf")]), 4.0);
+    assert!(holds(&[("le", "0.01")]) <= 4.0);
+    let text = gateway.sluice(&["status"]).expect("run");
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("half held for up to"), "{text}");
     // The first agent has seen this much; the kernel the rest.
     for client in &mut clients {
         client.rounds(4);
@@ -238,12 +246,28 @@ fn names_start_and_bytes_of_a_connection_and_one_record_outlive_three_agents() {
 
     gateway.start().expect("the third agent");
     let third = clients.remove(0);
-    let address = third.address;
+    let (address, payload) = (third.address, third.payload);
     third.reset();
     let line = record(&mut gateway, address);
     assert!(line.contains("reason=\"client_reset\""), "{line}");
     assert!(line.contains("sni=\"n2.example.com\""), "{line}");
 
+    wait::until("bytes by name", DEADLINE, || {
+        let metrics = gateway.metrics()?;
+        let ended = metrics.sum("sluice_handoff_ended_total", &[("reason", "client_reset")]);
+        let open = metrics.sum("sluice_handoff_flows", &[]);
+        let bytes = |direction| {
+            let labels = [("sni", "n2.example.com"), ("direction", direction)];
+            metrics.sum("sluice_handoff_bytes_total", &labels)
+        };
+        let found = (ended, open, bytes("in"), bytes("out"));
+        anyhow::ensure!(
+            (ended, open) == (1.0, 1.0) && is_about(found.2, payload) && is_about(found.3, payload),
+            "{found:?}, {payload} bytes each way"
+        );
+        Ok(Some(()))
+    })
+    .expect("counted");
     // Ended ones have their names while they linger.
     let status = gateway.status().expect("status");
     let labels = &status["datapath"]["report"]["flows"]["handoff"]["labels"];

@@ -23,7 +23,7 @@ use gateway_common::{
     tcp_state::{self, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN},
     udp_state::{UDP_ONE_WAY, UDP_TWO_WAY},
 };
-pub use observe::Timestamp;
+pub use observe::{Timestamp, count_parked};
 
 use crate::{
     atomic,

@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, fmt};
 use prometheus_client::{
     encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
+use super::handoff_metrics;
 use crate::{
     datapath::report::{CountReport, InterfaceReport, TrafficReport},
     health::Verdict,
@@ -36,13 +37,13 @@ pub(super) fn encode(report: &Report) -> Result<String, fmt::Error> {
     Ok(body)
 }
 
-struct Families<'a> {
+pub(super) struct Families<'a> {
     registry: &'a mut Registry,
 }
 
 impl Families<'_> {
     /// A counter; `_total` is added to its name.
-    fn counter(
+    pub(super) fn counter(
         &mut self,
         name: &str,
         help: &str,
@@ -55,16 +56,26 @@ impl Families<'_> {
         self.registry.register(name, help, family);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, i64)>) {
+    pub(super) fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, i64)>,
+    ) {
         let family = Family::<Labels, Gauge>::default();
         for (labels, value) in samples {
             family.get_or_create(&labels).set(value);
         }
         self.registry.register(name, help, family);
     }
+
+    /// One that encodes itself.
+    pub(super) fn metric(&mut self, name: &str, help: &str, metric: impl Metric) {
+        self.registry.register(name, help, metric);
+    }
 }
 
-fn one<T>(value: T) -> [(Labels, T); 1] {
+pub(super) fn one<T>(value: T) -> [(Labels, T); 1] {
     [(Vec::new(), value)]
 }
 
@@ -112,14 +123,7 @@ fn agent(out: &mut Families<'_>, report: &Report) {
         [("in", connections.bytes_in), ("out", connections.bytes_out)]
             .map(|(direction, bytes)| (vec![("direction", direction.to_owned())], bytes)),
     );
-    out.counter(
-        "handoffs",
-        "Connections and attempts to hand them to the kernel, by what became of them",
-        connections
-            .handoff
-            .iter()
-            .map(|(outcome, count)| (vec![("outcome", outcome.clone())], *count)),
-    );
+    handoff_metrics::agent(out, connections);
     out.counter(
         "http_responses",
         "Requests answered, by class of status",
@@ -264,6 +268,7 @@ fn kernel(out: &mut Families<'_>, report: &Report) {
         .collect();
     traffic(out, "backend", &backends);
     let flows = &kernel.flows;
+    handoff_metrics::kernel(out, &flows.handoff);
     out.gauge(
         "flows",
         "Flows the kernel tracks, as the last sweep saw them",

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod dump;
+mod handoff_metrics;
 mod metrics;
 
 /// A question to the agent's loop, with where to answer.

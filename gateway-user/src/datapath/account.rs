@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What became of handed-off connections: how many there are, and a record of
-//! each that ends, whichever agent handed it off.
+//! What became of handed-off connections: how many there are, what they move,
+//! and a record of each that ends, whichever agent handed it off.
 //!
 //! The slot says whether a record is owed, in a word that is changed by
 //! comparing it. So there is one, and by the agent that finds the end first.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -23,18 +23,27 @@ use crate::datapath::{
     report::HandoffReport,
     slots::Slot,
     stats::socket_addr,
+    volume::Volume,
 };
+
+/// Flows of one label, met in a round of sweeps.
+#[derive(Debug, Default)]
+struct Sums {
+    active: u32,
+    /// Bytes of flows that stay, and of those that were taken away.
+    open: [u64; 2],
+    ended: [u64; 2],
+}
 
 /// The account of one agent.
 #[derive(Debug)]
 pub struct Account {
     labels: Arc<Labels>,
-    /// Labels that were found in the round under way.
-    found: HashSet<u32>,
-    /// Flows that were found in it,
-    counted: u32,
-    /// and in the last whole one.
+    /// By label, as far as the round under way has come.
+    round: HashMap<u32, Sums>,
+    /// Open flows of the last whole one.
     active: u32,
+    volume: Volume,
     /// Records not fetched yet.
     ended: Vec<EndedFlow>,
     /// Flows by how they ended.
@@ -46,9 +55,9 @@ impl Account {
     pub fn new(labels: Arc<Labels>) -> Self {
         Self {
             labels,
-            found: HashSet::new(),
-            counted: 0,
+            round: HashMap::new(),
             active: 0,
+            volume: Volume::default(),
             ended: Vec::new(),
             ends: BTreeMap::new(),
         }
@@ -56,17 +65,31 @@ impl Account {
 
     /// The sweeper comes by the slot of a handed-off flow, in `state`.
     pub fn visit(&mut self, slot: &Slot, state: u32) {
-        self.found.insert(slot.label());
-        match state {
-            SLOT_ACTIVE => self.counted += 1,
+        self.round.entry(slot.label()).or_default();
+        if state == SLOT_CLOSING {
             // While it lingers, what it was is still there.
-            SLOT_CLOSING => self.end(slot),
-            _ => {}
+            self.end(slot);
+        }
+    }
+
+    /// It stays, active or closing.
+    pub fn stays(&mut self, slot: &Slot, state: u32) {
+        let sums = self.round.entry(slot.label()).or_default();
+        sums.active += u32::from(state == SLOT_ACTIVE);
+        add(&mut sums.open, slot.bytes());
+    }
+
+    /// It is about to be taken away, however it came to that.
+    pub fn goes(&mut self, slot: &Slot) {
+        self.end(slot);
+        if slot.settle() {
+            let sums = self.round.entry(slot.label()).or_default();
+            add(&mut sums.ended, slot.bytes());
         }
     }
 
     /// Records the flow in `slot`, which has ended, unless that was done.
-    pub fn end(&mut self, slot: &Slot) {
+    fn end(&mut self, slot: &Slot) {
         if !slot.take_record() {
             return;
         }
@@ -80,10 +103,19 @@ impl Account {
     /// # Errors
     /// When a label cannot be taken away.
     pub fn finish_round(&mut self) -> Result<(), DatapathError> {
-        self.active = std::mem::take(&mut self.counted);
-        let finished = self.labels.finish_round(&self.found);
-        self.found.clear();
-        finished
+        self.active = self.round.values().map(|sums| sums.active).sum();
+        for (label, sums) in &self.round {
+            if (sums.open, sums.ended) == ([0; 2], [0; 2]) {
+                continue;
+            }
+            let names = self.labels.names(*label);
+            let sni = names.as_ref().and_then(|names| names.sni.as_deref());
+            self.volume.add(sni, sums.open, true);
+            self.volume.add(sni, sums.ended, false);
+        }
+        self.volume.finish_round();
+        let found: HashSet<u32> = self.round.drain().map(|(label, _)| label).collect();
+        self.labels.finish_round(&found)
     }
 
     /// What has ended since the last call.
@@ -91,15 +123,23 @@ impl Account {
         std::mem::take(&mut self.ended)
     }
 
-    /// For reports.
-    pub fn report(&self) -> HandoffReport {
+    /// For reports; so many packets have `parked`.
+    pub fn report(&self, parked: u64) -> HandoffReport {
         let labels = self.labels.counts();
         HandoffReport {
             active: self.active,
+            parked,
             ended: self.ends.iter().map(|(end, n)| (end.name(), *n)).collect(),
+            bytes: self.volume.totals(),
             labels: labels.used,
             labels_refused: labels.refused,
         }
+    }
+}
+
+fn add(sum: &mut [u64; 2], bytes: [u64; 2]) {
+    for (sum, bytes) in sum.iter_mut().zip(bytes) {
+        *sum = sum.saturating_add(bytes);
     }
 }
 

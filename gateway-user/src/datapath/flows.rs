@@ -176,6 +176,9 @@ impl Sweeper {
                 } else {
                     self.round.closing += 1;
                 }
+                if slot.kind() == KIND_HANDOFF {
+                    self.account.stays(slot, state);
+                }
                 return Ok(());
             }
         } else if state != SLOT_DEAD && !is_over(slot, state, now, linger) {
@@ -225,7 +228,7 @@ impl Sweeper {
         // DEAD: no program writes keys or generation any more.
         let flow = slot.copy();
         if flow.kind == KIND_HANDOFF {
-            self.account.end(slot);
+            self.account.goes(slot);
         }
         maps.counts.subtract(slot, flow.service_id);
         let own = |found: FlowRef| (found.slot, found.generation) == (index, flow.generation);
@@ -258,7 +261,7 @@ impl Sweeper {
             capacity: maps.slots.len(),
             last_sweep: self.last,
             half_open: maps.counts.half_open(),
-            handoff: self.account.report(),
+            handoff: self.account.report(maps.parked().unwrap_or_default()),
             removed: self.removed,
             reset_endpoint_gone: peers.gone.reset,
             reset_peer_silent: peers.reset_silent,

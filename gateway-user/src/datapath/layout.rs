@@ -13,7 +13,7 @@ use gateway_common::{
     names::{
         MAP_ANSWERS, MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DECISIONS, MAP_DROPS, MAP_FLOW_SLOTS,
         MAP_FLOWS, MAP_FRAGMENTS, MAP_FREE_SLOTS, MAP_HALF_OPEN, MAP_INTERFACE_DROPS, MAP_LABELS,
-        MAP_NEW_FLOWS, MAP_NEXT_HOPS, MAP_OPTION_WALK, MAP_PORT_RANGES, MAP_RINGS,
+        MAP_NEW_FLOWS, MAP_NEXT_HOPS, MAP_OPTION_WALK, MAP_PARKED, MAP_PORT_RANGES, MAP_RINGS,
         MAP_SERVICE_STATS, MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCE_FLOWS,
         MAP_SOURCE_RATES, MAP_SOURCES, MAP_STEER, MAP_TAKEN_PLACE, MAP_TC_CALLS, MAP_VERDICTS,
         MAP_VERIFIED, MAP_WATCH, MAP_WATCH_STATE, MAP_XDP_CALLS,
@@ -31,7 +31,7 @@ use gateway_common::{
 
 /// Key and value sizes of every map, as this version writes them: what a pinned
 /// map must have to be adopted.
-pub fn layout() -> [(&'static str, u32, u32); 32] {
+pub fn layout() -> [(&'static str, u32, u32); 33] {
     fn of<K: Pod, V: Pod>(name: &'static str) -> (&'static str, u32, u32) {
         (name, size_of::<K>() as u32, size_of::<V>() as u32)
     }
@@ -60,6 +60,7 @@ pub fn layout() -> [(&'static str, u32, u32); 32] {
         of::<u32, Count>(MAP_VERDICTS),
         of::<u32, Answers>(MAP_ANSWERS),
         of::<u32, WalkOrder>(MAP_OPTION_WALK),
+        of::<u32, u64>(MAP_PARKED),
         of::<u32, Settings>(MAP_SETTINGS),
         of::<u32, Watch>(MAP_WATCH),
         of::<u32, WatchState>(MAP_WATCH_STATE),

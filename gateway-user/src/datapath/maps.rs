@@ -17,8 +17,9 @@ use gateway_common::{
     counters::{Count, Stats},
     names::{
         MAP_BACKEND_STATS, MAP_BACKENDS, MAP_DROPS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_FREE_SLOTS,
-        MAP_HALF_OPEN, MAP_LABELS, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS, MAP_SERVICES,
-        MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCES, MAP_STEER, MAP_VERDICTS,
+        MAP_HALF_OPEN, MAP_LABELS, MAP_PARKED, MAP_PORT_RANGES, MAP_RINGS, MAP_SERVICE_STATS,
+        MAP_SERVICES, MAP_SETTINGS, MAP_SOCKETS, MAP_SOURCE_FLOWS, MAP_SOURCES, MAP_STEER,
+        MAP_VERDICTS,
     },
     port_range::{PortRanges, PortRangesKey},
     service::{ServiceKey, ServiceValue},
@@ -50,6 +51,7 @@ pub struct Maps {
     backend_stats: PerCpuArray<MapData, Stats>,
     drops: PerCpuArray<MapData, Count>,
     verdicts: PerCpuArray<MapData, Count>,
+    parked: PerCpuArray<MapData, u64>,
     settings: Array<MapData, Settings>,
     steer: HashMap<MapData, SteerKey, SteerValue>,
     sockets: SockMap<MapData>,
@@ -84,6 +86,7 @@ impl Maps {
             backend_stats: typed(ebpf, MAP_BACKEND_STATS)?,
             drops: typed(ebpf, MAP_DROPS)?,
             verdicts: typed(ebpf, MAP_VERDICTS)?,
+            parked: typed(ebpf, MAP_PARKED)?,
             settings: typed(ebpf, MAP_SETTINGS)?,
             steer: typed(ebpf, MAP_STEER)?,
             sockets: typed(ebpf, MAP_SOCKETS)?,
@@ -361,6 +364,18 @@ impl Maps {
     /// When the number is beyond the map.
     pub fn verdicts(&self, verdict: u32) -> Result<Count, DatapathError> {
         count(&self.verdicts, verdict).map_err(failed(MAP_VERDICTS, "read", verdict))
+    }
+}
+
+impl Maps {
+    /// Packets that waited while a connection was handed off.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn parked(&self) -> Result<u64, DatapathError> {
+        let values = self.parked.get(&0, 0);
+        let values = values.map_err(failed(MAP_PARKED, "read", 0))?;
+        Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 }
 

@@ -117,6 +117,8 @@ mod trace;
 #[cfg(feature = "ebpf")]
 mod vips;
 #[cfg(feature = "ebpf")]
+mod volume;
+#[cfg(feature = "ebpf")]
 mod watch;
 
 #[cfg(not(feature = "ebpf"))]

@@ -200,8 +200,16 @@ pub struct FlowTableReport {
 pub struct HandoffReport {
     /// Open ones, as the last whole round of sweeps saw them.
     pub active: u32,
+    /// Packets that waited while their connection was handed off, since the
+    /// programs were first loaded; those that did not wait long enough are dropped
+    /// as `handoff_hold`.
+    pub parked: u64,
     /// Those that this agent found ended, by how.
     pub ended: BTreeMap<&'static str, u64>,
+    /// Bytes from clients and to them, by server name: of those that ended while
+    /// this agent ran, and of those that were open, all of theirs. The names met
+    /// later than a thousand others are `other`.
+    pub bytes: BTreeMap<String, [u64; 2]>,
     /// Different labels of those there are.
     pub labels: u32,
     /// Connections since start whose label was left out, all of it or its server

@@ -14,6 +14,7 @@ use crate::{
     telemetry::{
         access::CloseReason,
         counters::{Counter, INELIGIBLE, MODES, NOT_YET, WorkerCounters},
+        histogram::Times,
     },
 };
 
@@ -127,6 +128,8 @@ pub struct Connections {
     pub bad_requests: u64,
     /// What became of connections that could be handed to the kernel, by label.
     pub handoff: BTreeMap<String, u64>,
+    /// How long packets were held for that.
+    pub handoff_holds: Times,
     /// Upstream connections opened for HTTP.
     pub upstream_opened: u64,
     /// Requests on a pooled upstream connection.
@@ -311,6 +314,10 @@ fn connections(counters: &[Arc<WorkerCounters>], active: usize) -> Connections {
         responses,
         bad_requests: sum(|one| one.bad_requests.value()),
         handoff: handoffs(counters),
+        handoff_holds: counters.iter().fold(Times::default(), |mut times, one| {
+            times.add(&one.handoff.holds);
+            times
+        }),
         upstream_opened: sum(|one| one.upstream_opened.value()),
         upstream_reused: sum(|one| one.upstream_reused.value()),
     }

@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::telemetry::histogram::Times;
+
 /// Renders the JSON of a [`super::Report`]; fields an older or newer agent
 /// does not have are left out.
 pub fn text(report: &Value) -> String {
@@ -68,6 +70,7 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             )?;
         }
     }
+    write_handed_off(out, &flows["handoff"])?;
     for service in items(&kernel["services"]) {
         let traffic = &service["traffic"];
         writeln!(
@@ -127,7 +130,7 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&closed["count"])
         )?;
     }
-    write_handoffs(out, &connections["handoff"])?;
+    write_handoffs(out, connections)?;
     write_health(out, report)?;
     for certificate in items(&report["certificates"]) {
         writeln!(
@@ -235,19 +238,54 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
+/// Connections that the kernel has taken over, if there are or were any.
+fn write_handed_off(out: &mut String, handoff: &Value) -> std::fmt::Result {
+    let ended = counts(&handoff["ended"]);
+    let active = handoff["active"].as_u64().unwrap_or(0);
+    if active == 0 && ended.is_empty() {
+        return Ok(());
+    }
+    write!(
+        out,
+        "  handoff   {active} open, {} labels",
+        word(&handoff["labels"])
+    )?;
+    if !ended.is_empty() {
+        write!(out, "; ended {}", ended.join(", "))?;
+    }
+    writeln!(out)
+}
+
 /// What became of connections that could be handed to the kernel, if any could.
-fn write_handoffs(out: &mut String, counts: &Value) -> std::fmt::Result {
-    let counts: Vec<String> = counts
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
-        .map(|(what, count)| format!("{what} {}", word(count)))
-        .collect();
+fn write_handoffs(out: &mut String, connections: &Value) -> std::fmt::Result {
+    let counts = counts(&connections["handoff"]);
     if counts.is_empty() {
         return Ok(());
     }
-    writeln!(out, "handoffs   {}", counts.join(", "))
+    write!(out, "handoffs   {}", counts.join(", "))?;
+    let holds: Option<Times> = serde_json::from_value(connections["handoff_holds"].clone()).ok();
+    if let Some(holds) = holds.filter(|holds| holds.count() > 0) {
+        let within = |share| match holds.quantile(share) {
+            Some(bound) => format!("{} us", (bound * 1e6).round()),
+            None => "more than 10 ms".to_owned(),
+        };
+        write!(
+            out,
+            "; half held for up to {}, 99 of 100 for up to {}",
+            within(0.5),
+            within(0.99)
+        )?;
+    }
+    writeln!(out)
+}
+
+/// Counts by name, those that are not 0.
+fn counts(counts: &Value) -> Vec<String> {
+    let counts = counts.as_object().into_iter().flatten();
+    counts
+        .filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
+        .map(|(what, count)| format!("{what} {}", word(count)))
+        .collect()
 }
 
 /// A value as it is printed; a dash for none.

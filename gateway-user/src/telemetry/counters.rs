@@ -4,7 +4,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::telemetry::access::{CloseReason, Mode};
+use crate::telemetry::{
+    access::{CloseReason, Mode},
+    histogram::Histogram,
+};
 
 /// Counters of one worker.
 #[derive(Debug, Default)]
@@ -43,6 +46,8 @@ pub struct HandoffCounters {
     pub ineligible: [Counter; INELIGIBLE.len()],
     /// Refused by the flow table or by a socket.
     pub failed: Counter,
+    /// How long packets were held, of those handed off.
+    pub holds: Histogram,
 }
 
 /// Labels of [`HandoffCounters::not_yet`].

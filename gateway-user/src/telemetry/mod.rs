@@ -4,4 +4,5 @@
 
 pub mod access;
 pub mod counters;
+pub mod histogram;
 pub mod log;

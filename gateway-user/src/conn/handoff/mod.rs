@@ -176,7 +176,8 @@ impl Handoff {
             let may_ask = observing.tries == 0 || observing.tries >= QUICK_TRIES;
             let observed = &mut observing.observed;
             match switch::attempt(client, backend, observed, fit, moved, may_ask) {
-                Ok(Attempt::Done) => {
+                Ok(Attempt::Done(hold)) => {
+                    self.counters.handoff.holds.observe(hold);
                     self.stage = Stage::Never;
                     return Poll::Ready(());
                 }

@@ -8,7 +8,11 @@
 //! have received. If it is not the same, a packet is between the two, and the
 //! sockets go on as before.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use gateway_common::{
     flow::{DIR_TO_BACKEND, DIR_TO_CLIENT, SEEN_TIMESTAMP},
@@ -31,8 +35,9 @@ const HOLD_NS: u64 = 5_000_000;
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The kernel has the connection; the sockets are to be closed.
-    Done,
+    /// The kernel has the connection; the sockets are to be closed. Packets were
+    /// held for so long.
+    Done(Duration),
     /// It is still the sockets', and may be tried again.
     NotYet(NotYet),
     /// It ends: there is nothing to try again.
@@ -115,6 +120,7 @@ pub fn attempt<S: AsFd>(
         bytes: moved,
         packets: repair::segments(client)?,
     });
+    let held_at = Instant::now();
     if !observed.hold(HOLD_NS) {
         return Ok(Attempt::NotYet(NotYet::Expired));
     }
@@ -134,9 +140,10 @@ pub fn attempt<S: AsFd>(
     if !observed.activate(&splices) {
         return Ok(Attempt::NotYet(NotYet::Expired));
     }
+    let hold = held_at.elapsed();
     client_repair.keep();
     backend_repair.keep();
-    Ok(Attempt::Done)
+    Ok(Attempt::Done(hold))
 }
 
 /// Reads both sockets while packets are held, and whether that is all there is.

@@ -118,6 +118,13 @@ impl Slot {
         }
     }
 
+    /// Bytes from the client, and to it.
+    pub fn bytes(&self) -> [u64; 2] {
+        let slot = self.slot.as_ptr();
+        // SAFETY: as in `state_cell`; there are two directions.
+        [0, 1].map(|direction| unsafe { (&raw const (*slot).dir[direction].bytes).read_volatile() })
+    }
+
     /// Number of the flow's label.
     pub fn label(&self) -> u32 {
         // SAFETY: as in `state_cell`.
@@ -134,6 +141,19 @@ impl Slot {
     pub fn owe_record(&self, owed: bool) {
         let word = if owed { RECORD_OWED } else { RECORD_NONE };
         self.record().store(word, Ordering::Release);
+    }
+
+    /// Whether the flow, whose end has been recorded, is taken away for the first
+    /// time: true once.
+    pub fn settle(&self) -> bool {
+        let cell = self.record();
+        cell.compare_exchange(
+            RECORD_DONE,
+            RECORD_NONE,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        )
+        .is_ok()
     }
 
     /// Whether the caller is the one to record the flow's end: true once.
