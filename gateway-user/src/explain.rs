@@ -61,6 +61,8 @@ pub struct Explanation {
     pub virtual_host: Option<String>,
     /// `file:line` of the rule.
     pub rule: Option<String>,
+    /// What the route says of handing its connections to the kernel.
+    pub handoff: Option<String>,
     /// Status the gateway answers by itself.
     pub status: Option<u16>,
     /// Why it is refused or answered by the gateway.
@@ -195,6 +197,7 @@ fn refused(reason: CloseReason, text: &str) -> Explanation {
 fn tcp(answer: &mut Explanation, mode: Mode, action: &TcpAction, query: &Query) {
     answer.mode = mode.as_str();
     answer.rule = Some(action.origin.to_string());
+    answer.handoff = (!action.handoff.is_empty()).then(|| action.handoff.to_string());
     answer.destinations = destinations(
         action
             .destinations
@@ -335,6 +338,7 @@ impl fmt::Display for Explanation {
             server,
             virtual_host,
             rule,
+            handoff,
             status,
             reason,
             destinations,
@@ -350,6 +354,7 @@ impl fmt::Display for Explanation {
             ("sources", sources),
             ("host", virtual_host),
             ("rule", rule),
+            ("handoff", handoff),
             ("reason", reason),
         ] {
             if let Some(value) = value {

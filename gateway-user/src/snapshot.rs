@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use crate::{
     model::{
-        CertificateId, ClusterId, FlowLimits, ForwardingMode, HashPolicy, Health, HttpRule,
-        ListenAddress, LoadBalancing, SourcePrefix, Sources, Transport,
+        CertificateId, ClusterId, FlowLimits, ForwardingMode, HandoffPolicy, HashPolicy, Health,
+        HttpRule, ListenAddress, LoadBalancing, SourcePrefix, Sources, Transport,
     },
     origin::Origin,
 };
@@ -135,6 +135,8 @@ pub struct TcpAction {
     pub idle_timeout: Option<Duration>,
     /// Whether one client keeps to one endpoint.
     pub hash_policy: HashPolicy,
+    /// Whether its connections are handed to the kernel.
+    pub handoff: HandoffPolicy,
     /// Endpoints on this port, the first one of the listener's range, are
     /// reached on the port the client used.
     pub kept_port: Option<u16>,

@@ -155,6 +155,7 @@ fn tcp_route(text: &mut Text, depth: usize, route: &TcpRoute) {
         idle_timeout,
         hash_policy,
         forwarding,
+        handoff,
     } = route;
     let mut line = format!("route ({origin})");
     if let Some(idle) = idle_timeout {
@@ -170,6 +171,9 @@ fn tcp_route(text: &mut Text, depth: usize, route: &TcpRoute) {
         ForwardingMode::Snat => " snat",
         ForwardingMode::Dsr => " dsr",
     });
+    if !handoff.is_empty() {
+        line.push_str(&format!(" handoff {handoff}"));
+    }
     text.line(depth, line);
     for TcpDestination { cluster, weight } in destinations {
         text.line(depth + 1, format!("to {cluster} weight {weight}"));

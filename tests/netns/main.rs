@@ -17,6 +17,7 @@ mod handoff_ends;
 mod handoff_paths;
 mod handoff_peers;
 mod handoff_records;
+mod handoff_routes;
 mod health;
 mod hello;
 mod http;

@@ -107,9 +107,10 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         count => count,
     };
     let handoff = match &mut datapath {
-        Some(datapath) if bootstrap.handoff.mode == HandoffMode::Auto => Some(HandoffOptions {
+        Some(datapath) if bootstrap.handoff.mode != HandoffMode::Off => Some(HandoffOptions {
             table: Arc::new(datapath.handoffs()?),
-            after_bytes: bootstrap.handoff.after_bytes,
+            by_default: bootstrap.handoff.mode == HandoffMode::Auto,
+            after: bootstrap.handoff.after(),
         }),
         _ => None,
     };

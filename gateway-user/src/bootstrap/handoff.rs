@@ -6,7 +6,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use serde::Deserialize;
 
 use super::port_range;
-use crate::datapath::DatapathConfig;
+use crate::{datapath::DatapathConfig, model::handoff::HandoffAfter};
 
 /// How passthrough connections are handed to the kernel.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -14,8 +14,14 @@ use crate::datapath::DatapathConfig;
 pub struct HandoffSettings {
     /// Whether they are.
     pub mode: HandoffMode,
-    /// Bytes both ways from which on a connection is worth it.
-    pub after_bytes: u64,
+    /// Bytes both ways from which on a connection is worth it; none does not
+    /// look at them.
+    pub after_bytes: Option<u64>,
+    /// Time since it was accepted from which on it is.
+    #[serde(with = "humantime_serde")]
+    pub after_age: Option<Duration>,
+    /// Answers of the backend from which on it is.
+    pub after_round_trips: Option<u32>,
     /// How long one end of a connection that was handed over may be silent before
     /// it is asked for a sign of life.
     #[serde(with = "humantime_serde")]
@@ -29,7 +35,9 @@ impl Default for HandoffSettings {
     fn default() -> Self {
         Self {
             mode: HandoffMode::default(),
-            after_bytes: 16 * 1024,
+            after_bytes: Some(16 * 1024),
+            after_age: None,
+            after_round_trips: None,
             keepalive: DatapathConfig::default().handoff_keepalive,
             ports: DatapathConfig::default().handoff_ports,
         }
@@ -43,15 +51,26 @@ impl HandoffSettings {
         (!questions.contains(&self.keepalive))
             .then_some(("handoff.keepalive", "must be 500ms to 1h"))
     }
+
+    /// When a connection is worth it.
+    pub fn after(&self) -> HandoffAfter {
+        HandoffAfter {
+            bytes: self.after_bytes,
+            age: self.after_age,
+            round_trips: self.after_round_trips,
+        }
+    }
 }
 
 /// Whether connections are handed to the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HandoffMode {
-    /// The agent relays them to their end.
+    /// The agent relays them to their end, whatever routes say.
     #[default]
     Off,
-    /// Those that can be.
+    /// Those of routes that ask for it.
+    Routes,
+    /// Those that can be, of all routes that do not say otherwise.
     Auto,
 }

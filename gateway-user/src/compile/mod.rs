@@ -155,6 +155,7 @@ fn tcp_action(
             .collect(),
         idle_timeout: route.idle_timeout,
         hash_policy: route.hash_policy,
+        handoff: route.handoff,
         kept_port: key.is_range().then_some(key.port),
     }
 }

@@ -6,9 +6,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use super::{DnsAnswers, Observed, compile, dns_names, probe_targets};
 use crate::{
     model::{
-        Cluster, ClusterId, Endpoint, EndpointAddress, FlowLimits, ForwardingMode, HashPolicy,
-        Health, HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind, LoadBalancing,
-        Model, Probe, ProbeProtocol, Sources, TcpDestination, TcpRoute, TlsAction, TlsChain,
+        Cluster, ClusterId, Endpoint, EndpointAddress, FlowLimits, ForwardingMode, HandoffPolicy,
+        HashPolicy, Health, HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind,
+        LoadBalancing, Model, Probe, ProbeProtocol, Sources, TcpDestination, TcpRoute, TlsAction,
+        TlsChain,
     },
     origin::Origin,
     snapshot::{ListenKey, ListenerTable, Snapshot},
@@ -45,6 +46,7 @@ fn route(name: &str) -> TcpRoute {
         idle_timeout: None,
         hash_policy: HashPolicy::default(),
         forwarding: ForwardingMode::default(),
+        handoff: HandoffPolicy::default(),
     }
 }
 

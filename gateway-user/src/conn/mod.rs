@@ -238,10 +238,10 @@ async fn proxy<C: Stream>(
         copy::reset_on_drop(client.socket());
         return CloseReason::SourceDenied;
     }
-    let handoff = worker
-        .handoff
-        .as_ref()
-        .filter(|_| matches!(session.mode, Mode::Passthrough | Mode::Forward));
+    let handoff = worker.handoff.as_ref().filter(|options| {
+        matches!(session.mode, Mode::Passthrough | Mode::Forward)
+            && options.includes(&action.handoff)
+    });
     let source = handoff.map(|options| connect::Source {
         table: &options.table,
         client: client.socket(),
@@ -277,10 +277,11 @@ async fn proxy<C: Stream>(
                     cluster: Arc::clone(cluster),
                     accepted: session.accepted,
                     idle: action.idle_timeout,
+                    policy: action.handoff,
                 };
                 let counters = Arc::clone(&worker.counters);
                 handoff::is_ours(&options.table, ends.source)
-                    .then(|| Box::new(Handoff::new(options, counters, about)))
+                    .then(|| Box::new(Handoff::new(options, counters, &worker.drain, about)))
             });
             copy::bidirectional(
                 &mut client,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     drain,
-    model::{HashPolicy, Sources},
+    model::{HandoffPolicy, HashPolicy, Sources},
     origin::Origin,
     snapshot::{
         ChainAction, HttpTable, Listener, ListenerTable, SnapshotHandle, SniTable, TcpAction,
@@ -35,6 +35,7 @@ fn passthrough(line: u32) -> Arc<TlsChain> {
             destinations: Vec::new(),
             idle_timeout: None,
             hash_policy: HashPolicy::FiveTuple,
+            handoff: HandoffPolicy::default(),
             kept_port: None,
         })),
     })

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 pub mod certificate;
 pub mod cluster;
 pub mod flow_limits;
+pub mod handoff;
 pub mod health;
 pub mod hostname;
 pub mod http_route;
@@ -23,6 +24,7 @@ pub mod tcp_route;
 pub use certificate::{Certificate, CertificateId};
 pub use cluster::{Cluster, ClusterId, Endpoint, EndpointAddress, LoadBalancing};
 pub use flow_limits::{FlowLimits, SynCookies};
+pub use handoff::HandoffPolicy;
 pub use health::{Health, HealthDefaults, HttpProbe, Probe, ProbeProtocol, ProbeTarget};
 pub use hostname::HostPattern;
 pub use http_route::{

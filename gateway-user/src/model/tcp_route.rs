@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use crate::{model::ClusterId, origin::Origin};
+use crate::{
+    model::{ClusterId, HandoffPolicy},
+    origin::Origin,
+};
 
 /// Where the connections of a listener or a TLS chain go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct TcpRoute {
     pub hash_policy: HashPolicy,
     /// How the kernel forwards.
     pub forwarding: ForwardingMode,
+    /// Whether relayed connections are handed to the kernel.
+    pub handoff: HandoffPolicy,
 }
 
 /// One destination of a [`TcpRoute`].

@@ -8,7 +8,7 @@ use crate::{
     diagnostic::Reason,
     resource::{Meta, Object},
     translate::{
-        Context, Findings, flow_limits, health,
+        Context, Findings, flow_limits, handoff, health,
         istio::{FORWARDING, PORT_RANGES},
         list, sources,
     },
@@ -19,7 +19,7 @@ const PREFIX: &str = "sluice.dev/";
 /// Names the annotations that nothing reads.
 pub fn check(context: &mut Context<'_>) {
     let resources = context.resources;
-    let route = [FORWARDING];
+    let route = [&[FORWARDING][..], handoff::KEYS].concat();
     let service: Vec<&str> = route
         .iter()
         .chain(health::KEYS)
@@ -68,7 +68,12 @@ fn unknown<T, O: AsRef<Object<T>>>(
     for meta in objects.iter().map(|object| &object.as_ref().meta) {
         for key in meta.annotations.keys() {
             let (base, _) = split(key);
-            let with_ports = [health::KEYS, sources::KEYS, flow_limits::KEYS];
+            let with_ports = [
+                health::KEYS,
+                sources::KEYS,
+                flow_limits::KEYS,
+                handoff::KEYS,
+            ];
             let base = if with_ports.iter().any(|keys| keys.contains(&base)) {
                 base
             } else {

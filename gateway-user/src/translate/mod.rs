@@ -32,6 +32,7 @@ mod certificates;
 mod duration;
 mod endpoints;
 mod flow_limits;
+mod handoff;
 mod health;
 mod hosts;
 mod istio;

@@ -11,8 +11,8 @@ use std::{
 use super::services;
 use crate::{
     model::{
-        ClusterId, FlowLimits, ForwardingMode, HashPolicy, ListenAddress, Listener, ListenerKind,
-        LoadBalancing, Model, Sources, TcpDestination, TcpRoute,
+        ClusterId, FlowLimits, ForwardingMode, HandoffPolicy, HashPolicy, ListenAddress, Listener,
+        ListenerKind, LoadBalancing, Model, Sources, TcpDestination, TcpRoute,
     },
     origin::Origin,
     snapshot::{BackendTarget, Cluster, Endpoint, ListenKey, Service, Snapshot},
@@ -38,6 +38,7 @@ fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snaps
             idle_timeout: None,
             hash_policy: HashPolicy::FiveTuple,
             forwarding: *forwarding,
+            handoff: HandoffPolicy::default(),
         };
         for (i, (weight, endpoints)) in destinations.iter().enumerate() {
             let id = ClusterId::new(&format!("c{i}"), *port, None);

@@ -7,6 +7,7 @@
 //! whenever it does not work out, it is relayed as any other.
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -23,15 +24,22 @@ use tokio::{
 
 use crate::{
     datapath::handoff::{ConnectionNames, Ends, Handoffs, Observed, RelayMode, Relayed},
+    drain::DrainWatcher,
+    model::{
+        HandoffPolicy,
+        handoff::{HandoffAfter, HandoffChoice},
+    },
     origin::Origin,
     snapshot::Cluster,
-    telemetry::counters::WorkerCounters,
+    telemetry::counters::{NOT_YET, WorkerCounters},
 };
 
+mod due;
 mod eligible;
 mod repair;
 mod switch;
 
+use due::Due;
 use eligible::Fit;
 use switch::Attempt;
 
@@ -47,14 +55,28 @@ const LAST_WAIT: Duration = Duration::from_millis(256);
 /// time.
 const FIRST_REST: Duration = Duration::from_secs(5);
 const LAST_REST: Duration = Duration::from_secs(300);
+/// The same while the agent drains.
+const DRAIN_REST: Duration = Duration::from_millis(250);
 
 /// What connections need to be handed off.
 #[derive(Clone, Debug)]
 pub struct HandoffOptions {
     /// The kernel's table.
     pub table: Arc<Handoffs>,
-    /// Bytes both ways from which on a connection is worth it.
-    pub after_bytes: u64,
+    /// Whether those are whose route does not say.
+    pub by_default: bool,
+    /// When, where the route does not say.
+    pub after: HandoffAfter,
+}
+
+impl HandoffOptions {
+    /// Whether connections of a route are handed off.
+    pub fn includes(&self, route: &HandoffPolicy) -> bool {
+        match route.mode {
+            Some(mode) => mode != HandoffChoice::Off,
+            None => self.by_default,
+        }
+    }
 }
 
 /// What is known of a connection that may be handed off, and goes with it.
@@ -76,6 +98,8 @@ pub struct About {
     pub accepted: Instant,
     /// Its idle timeout, if it has one.
     pub idle: Option<Duration>,
+    /// What its route says.
+    pub policy: HandoffPolicy,
 }
 
 impl About {
@@ -100,9 +124,14 @@ impl About {
 /// One connection on its way out.
 #[derive(Debug)]
 pub struct Handoff {
-    options: HandoffOptions,
+    table: Arc<Handoffs>,
     counters: Arc<WorkerCounters>,
     about: About,
+    due: Due,
+    /// Why the last try came to nothing.
+    kept: Option<&'static str>,
+    /// The agent ends.
+    drains: bool,
     rest: Duration,
     stage: Stage,
 }
@@ -128,11 +157,20 @@ struct Observing {
 
 impl Handoff {
     /// For one connection.
-    pub fn new(options: &HandoffOptions, counters: Arc<WorkerCounters>, about: About) -> Self {
+    pub fn new(
+        options: &HandoffOptions,
+        counters: Arc<WorkerCounters>,
+        drain: &DrainWatcher,
+        about: About,
+    ) -> Self {
+        let after = about.policy.after.unwrap_or(options.after);
         Self {
-            options: options.clone(),
+            table: Arc::clone(&options.table),
             counters,
+            due: Due::new(after, about.accepted, drain),
             about,
+            kept: None,
+            drains: false,
             rest: FIRST_REST,
             stage: Stage::Waiting { rested: None },
         }
@@ -150,13 +188,17 @@ impl Handoff {
         backend: &TcpStream,
     ) -> Poll<()> {
         if let Stage::Waiting { rested } = &mut self.stage {
+            let drains = self.due.poll_drain(cx);
+            let is_due = self.due.poll(cx, moved) || drains;
             if let Some(sleep) = rested {
-                if sleep.as_mut().poll(cx).is_pending() {
+                // A drain does not wait for the end of the rest that it finds.
+                if sleep.as_mut().poll(cx).is_pending() && (!drains || self.drains) {
                     return Poll::Pending;
                 }
                 *rested = None;
             }
-            if moved[0] + moved[1] < self.options.after_bytes || !quiet {
+            self.drains = drains;
+            if !is_due || !quiet {
                 return Poll::Pending;
             }
             self.stage = self.begin(cx, client, backend);
@@ -178,18 +220,24 @@ impl Handoff {
             match switch::attempt(client, backend, observed, fit, moved, may_ask) {
                 Ok(Attempt::Done(hold)) => {
                     self.counters.handoff.holds.observe(hold);
+                    self.tell("handed off", &format_args!("held for {hold:?}"));
                     self.stage = Stage::Never;
                     return Poll::Ready(());
                 }
                 Ok(Attempt::NotYet(reason)) => {
                     self.counters.handoff.not_yet[reason as usize].add(1);
+                    let reason = NOT_YET[reason as usize];
+                    if self.kept.replace(reason) != Some(reason) {
+                        self.tell("not yet handed off", &reason);
+                    }
                 }
                 Ok(Attempt::Ending) => {
+                    self.tell("not handed off", &"it ends");
                     self.stage = Stage::Never;
                     return Poll::Pending;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, client = %self.about.ends.client, "not handed off");
+                    self.tell("not handed off", &error);
                     self.counters.handoff.failed.add(1);
                     self.stage = Stage::Never;
                     return Poll::Pending;
@@ -203,6 +251,7 @@ impl Handoff {
         }
         if observing.wait > LAST_WAIT {
             self.counters.handoff.gave_up.add(1);
+            self.tell("given up for a while", &self.kept.unwrap_or("never quiet"));
             self.stage = self.rest(cx);
         } else {
             let mut wait = Box::pin(sleep(observing.wait));
@@ -214,9 +263,21 @@ impl Handoff {
         Poll::Pending
     }
 
+    /// Says what became of a try: to whoever has asked for it.
+    fn tell(&self, outcome: &str, reason: &dyn fmt::Display) {
+        let client = self.about.ends.client;
+        let sni = self.about.sni.as_deref();
+        if self.about.policy.mode == Some(HandoffChoice::AlwaysLog) {
+            tracing::info!(%client, sni, %reason, "{outcome}");
+        } else {
+            tracing::debug!(%client, sni, %reason, "{outcome}");
+        }
+    }
+
     /// Leaves it to the agent for a while.
     fn rest(&mut self, cx: &mut Context<'_>) -> Stage {
-        let mut rested = Box::pin(sleep(self.rest));
+        self.drains |= self.due.poll_drain(cx);
+        let mut rested = Box::pin(sleep(if self.drains { DRAIN_REST } else { self.rest }));
         self.rest = (self.rest * 2).min(LAST_REST);
         let _ = rested.as_mut().poll(cx);
         Stage::Waiting {
@@ -233,17 +294,15 @@ impl Handoff {
         let fit = match fit {
             Ok(fit) => fit,
             Err(reason) => {
-                tracing::debug!(
-                    client = %self.about.ends.client,
-                    reason = reason.name(),
-                    "cannot be handed off"
-                );
+                self.tell("cannot be handed off", &reason.name());
                 self.counters.handoff.ineligible[reason as usize].add(1);
                 return Stage::Never;
             }
         };
-        let table = &self.options.table;
-        match table.observe(&self.about.relayed(), fit.keep, fit.window_shift) {
+        match self
+            .table
+            .observe(&self.about.relayed(), fit.keep, fit.window_shift)
+        {
             Ok(observed) => {
                 self.counters.handoff.begun.add(1);
                 Stage::Observing(Box::new(Observing {
@@ -256,7 +315,7 @@ impl Handoff {
             }
             Err(error) => {
                 // The table is full, or an old flow's key is still there.
-                tracing::debug!(%error, client = %self.about.ends.client, "not handed off");
+                self.tell("not handed off", &error);
                 self.counters.handoff.failed.add(1);
                 self.rest(cx)
             }

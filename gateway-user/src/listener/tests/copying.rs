@@ -259,6 +259,7 @@ async fn an_idle_connection_ends_only_where_a_timeout_is_set() {
         origin: action.origin.clone(),
         destinations: action.destinations.clone(),
         hash_policy: action.hash_policy,
+        handoff: action.handoff,
         kept_port: None,
     })));
     let mut kept = patient.connect().await;

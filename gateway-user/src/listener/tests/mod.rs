@@ -19,7 +19,7 @@ use tokio::{
 use super::{WorkerOptions, Workers};
 use crate::{
     drain::{self, DrainTrigger},
-    model::{ClusterId, HashPolicy, ListenAddress, LoadBalancing, Sources},
+    model::{ClusterId, HandoffPolicy, HashPolicy, ListenAddress, LoadBalancing, Sources},
     origin::Origin,
     snapshot::{
         ChainAction, Cluster, Endpoint, ListenKey, Listener, ListenerTable, Snapshot,
@@ -181,6 +181,7 @@ fn action(destinations: Vec<(Arc<Cluster>, u32)>) -> Arc<TcpAction> {
         destinations,
         idle_timeout: None,
         hash_policy: HashPolicy::FiveTuple,
+        handoff: HandoffPolicy::default(),
         kept_port: None,
     })
 }

@@ -193,6 +193,7 @@ impl TcpAction {
             destinations: other.destinations.clone(),
             idle_timeout: other.idle_timeout,
             hash_policy: other.hash_policy,
+            handoff: other.handoff,
             kept_port: other.kept_port,
         }
     }

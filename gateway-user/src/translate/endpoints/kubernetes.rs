@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Service, is_exact, port_number},
-        flow_limits, health, hosts, list, sources,
+        flow_limits, handoff, health, hosts, list, sources,
     },
 };
 
@@ -93,7 +93,12 @@ pub fn service<'a>(
         .unwrap_or_default();
     let health = health::Settings::read(&service.meta, findings);
     let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
-    for keys in [health::KEYS, sources::KEYS, flow_limits::KEYS] {
+    for keys in [
+        health::KEYS,
+        sources::KEYS,
+        flow_limits::KEYS,
+        handoff::KEYS,
+    ] {
         annotations::check_ports(keys, &service.meta, &known, findings);
     }
     Service {

@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Registry, Service, includes, is_exact, port_number},
-        flow_limits, health, sources,
+        flow_limits, handoff, health, sources,
     },
 };
 
@@ -70,7 +70,12 @@ impl<'a> Registry<'a> {
             }
             let ports = entry_ports(entry, &host, &addresses, findings);
             let known: Vec<u16> = ports.iter().map(|port| port.number).collect();
-            for keys in [health::KEYS, sources::KEYS, flow_limits::KEYS] {
+            for keys in [
+                health::KEYS,
+                sources::KEYS,
+                flow_limits::KEYS,
+                handoff::KEYS,
+            ] {
                 annotations::check_ports(keys, &entry.meta, &known, findings);
             }
             self.add(Service {

@@ -4,14 +4,14 @@
 use crate::{
     diagnostic::Reason,
     model::{
-        Cluster, ClusterId, Endpoint, FlowLimits, ForwardingMode, LoadBalancing, Sources,
-        Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
+        Cluster, ClusterId, Endpoint, FlowLimits, ForwardingMode, HandoffPolicy, LoadBalancing,
+        Sources, Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
     },
     resource::{Meta, Place, istio::virtual_service::Destination},
     translate::{
         Context,
         endpoints::{Labelled, Service, includes},
-        health, hosts,
+        handoff, health, hosts,
         istio::{attach::Scope, destination_rule::Policy},
         list,
     },
@@ -30,6 +30,8 @@ pub struct Resolved {
     pub policy: Policy,
     /// What the destination's own annotation says.
     pub forwarding: Option<ForwardingMode>,
+    /// What its other annotations say.
+    pub handoff: HandoffPolicy,
 }
 
 /// Shares of the destinations of one rule: a single one takes everything,
@@ -126,6 +128,7 @@ impl Context<'_> {
             return Some(self.unserved(ClusterId::new(&name, port, subset), weight));
         };
         let forwarding = self.forwarding(service.meta);
+        let handoff = handoff::at(service.meta, port, &mut self.findings);
         let id = ClusterId::new(&name, port, subset);
         let policies = self.policies;
         let Some((policy, labels)) =
@@ -216,6 +219,7 @@ impl Context<'_> {
             weight,
             policy,
             forwarding,
+            handoff,
         })
     }
 
@@ -298,6 +302,7 @@ impl Context<'_> {
             weight,
             policy: Policy::default(),
             forwarding: None,
+            handoff: HandoffPolicy::default(),
         }
     }
 

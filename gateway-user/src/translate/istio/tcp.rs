@@ -10,7 +10,7 @@ use crate::{
     },
     resource::{Meta, Place, istio::virtual_service::RouteDestination},
     translate::{
-        Context,
+        Context, handoff,
         istio::{
             attach::{Narrowing, Scope, attached_at},
             destination::{Resolved, shares},
@@ -219,6 +219,10 @@ pub fn route(
         .forwarding(meta)
         .or_else(|| resolved.iter().find_map(|found| found.forwarding))
         .unwrap_or(ForwardingMode::Auto);
+    let handoff = resolved.iter().fold(
+        handoff::at(meta, scope.port, &mut context.findings),
+        |policy, found| policy.or(found.handoff),
+    );
     if forwarding == ForwardingMode::Dsr && protocol == "tcp" {
         warn_of_other_ports(context, &resolved, scope.port, place);
     }
@@ -238,5 +242,6 @@ pub fn route(
             HashPolicy::FiveTuple
         },
         forwarding,
+        handoff,
     }
 }

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use crate::{
     diagnostic::Reason,
     model::{
-        FlowLimits, ForwardingMode, HashPolicy, HostPattern, Listener, ListenerKind, Sources,
-        TcpDestination, TcpRoute, TlsAction, TlsChain, Transport,
+        FlowLimits, ForwardingMode, HandoffPolicy, HashPolicy, HostPattern, Listener, ListenerKind,
+        Sources, TcpDestination, TcpRoute, TlsAction, TlsChain, Transport,
     },
     origin::Origin,
     resource::Place,
@@ -146,6 +146,7 @@ impl Chains {
                 idle_timeout: None,
                 hash_policy: HashPolicy::default(),
                 forwarding: ForwardingMode::default(),
+                handoff: HandoffPolicy::default(),
             }),
             origin,
         });
