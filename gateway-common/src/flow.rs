@@ -118,7 +118,8 @@ pub struct FlowSlot {
     /// Index of the backend in the backend array. [`KIND_HANDOFF`]: `RECORD_*`,
     /// changed by atomic operations.
     pub backend_id: u32,
-    /// Snapshot generation that created the flow.
+    /// Snapshot generation that created the flow. [`KIND_HANDOFF`]: number of the
+    /// agent's start that took the slot.
     pub config_generation: u32,
     /// Idle timeout while established, seconds; 0 takes the default.
     pub established_timeout_s: u32,

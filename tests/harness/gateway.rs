@@ -164,6 +164,16 @@ impl<'lab> Gateway<'lab> {
         self.process.as_mut().context("the agent is not running")
     }
 
+    /// The running process, which goes on by itself: the next start is of another
+    /// one beside it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not running.
+    pub fn part(&mut self) -> Result<Process> {
+        self.process.take().context("the agent is not running")
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -25,9 +25,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ROUND: usize = 8 * 1024;
 
 /// A connection whose far end sends back what it gets.
-struct Client {
+pub struct Client {
     stream: TcpStream,
-    address: SocketAddr,
+    /// Its end.
+    pub address: SocketAddr,
     before: Instant,
     /// Bytes so far, each way.
     payload: u64,
@@ -35,7 +36,7 @@ struct Client {
 
 impl Client {
     /// Says hello for `name`, and reads it back: the connection is relayed then.
-    fn open(lab: &Lab, name: &str) -> Self {
+    pub fn open(lab: &Lab, name: &str) -> Self {
         let before = Instant::now();
         let stream = connect(&lab.client, vip(lab, 443)).expect("connect");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
@@ -58,7 +59,8 @@ impl Client {
         self.payload += bytes.len() as u64;
     }
 
-    fn rounds(&mut self, count: usize) {
+    /// Sends so many questions and reads their answers.
+    pub fn rounds(&mut self, count: usize) {
         for round in 0..count {
             let bytes: Vec<u8> = (0..ROUND).map(|at| (at * 31 + round) as u8).collect();
             self.echo(&bytes);
@@ -66,7 +68,7 @@ impl Client {
     }
 
     /// Ends on both sides.
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("end");
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).expect("its end");
@@ -81,14 +83,15 @@ impl Client {
 }
 
 /// The access records of a client's connection: all agents of a lab have one log.
-fn of(gateway: &mut Gateway<'_>, client: SocketAddr) -> Vec<String> {
+pub fn of(gateway: &mut Gateway<'_>, client: SocketAddr) -> Vec<String> {
     let log = gateway.process().expect("it runs").log();
     let peer = format!(" peer={client} ");
     let is_own = |line: &&str| line.contains("kind=\"connection\"") && line.contains(&peer);
     log.lines().filter(is_own).map(str::to_owned).collect()
 }
 
-fn record(gateway: &mut Gateway<'_>, client: SocketAddr) -> String {
+/// The record of a client's connection, once there is one.
+pub fn record(gateway: &mut Gateway<'_>, client: SocketAddr) -> String {
     wait::until("a record of the end", DEADLINE, || {
         Ok(of(gateway, client).pop())
     })
@@ -106,7 +109,8 @@ fn number(record: &str, name: &str) -> f64 {
         .unwrap_or_else(|_| panic!("{name} in {record}"))
 }
 
-fn flows(gateway: &Gateway<'_>, options: &[&str]) -> Vec<Value> {
+/// What `sluice flows` lists with these options.
+pub fn flows(gateway: &Gateway<'_>, options: &[&str]) -> Vec<Value> {
     let args = [&["flows", "--output", "json"], options].concat();
     let output = gateway.sluice(&args).expect("run");
     assert!(output.status.success(), "{output:?}");

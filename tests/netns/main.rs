@@ -13,6 +13,7 @@ mod footprint;
 mod forward;
 mod hairpin;
 mod handoff;
+mod handoff_drain;
 mod handoff_ends;
 mod handoff_paths;
 mod handoff_peers;

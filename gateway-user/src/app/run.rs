@@ -2,7 +2,7 @@
 //! `sluice run`: makes every channel and every long-lived task, in the order
 //! start wants, and takes them down in the order a drain wants.
 
-use std::{os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -10,6 +10,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -79,19 +80,24 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         datapath::check_exclusive(&bootstrap.datapath())?;
     }
     let address = options.admin.unwrap_or(bootstrap.admin);
-    let admin_listener = TcpListener::bind(address).await.with_context(|| {
-        format!("{address}: cannot open the admin endpoints; choose another address with --admin")
-    })?;
+    let admin_listener = match TcpListener::bind(address).await {
+        // An agent that drains has it, perhaps, and gives it up for this one.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+        other => Some(other.with_context(|| cannot_open(address))?),
+    };
     let (queries, mut asked) = mpsc::channel(16);
     let (ready, readiness) = watch::channel(Readiness::Starting);
     let snapshot = SnapshotHandle::new();
+    let (trigger, watcher) = drain::channel();
+    let (mut datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
+    let admin_listener = match admin_listener {
+        Some(listener) => listener,
+        None => bind_again(address).await?,
+    };
     let admin_task = tokio::spawn(admin::serve(
         admin_listener,
         admin::State::new(queries, readiness, snapshot.clone()),
     ));
-
-    let (trigger, watcher) = drain::channel();
-    let (mut datapath, missing) = open_datapath(options.datapath, bootstrap).await?;
     if datapath.is_none() && !bootstrap.vips.is_empty() {
         tracing::warn!(
             vips = ?bootstrap.vips,
@@ -180,10 +186,33 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
             &mut asked,
             &mut sweep,
             &mut signals,
+            &admin_task,
         )
         .await;
     admin_task.abort();
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long an agent that drains may take to see that another one has come.
+const ADMIN_WAIT: Duration = Duration::from_secs(5);
+
+fn cannot_open(address: SocketAddr) -> String {
+    format!("{address}: cannot open the admin endpoints; choose another address with --admin")
+}
+
+/// Opens the admin address as soon as it is free.
+async fn bind_again(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < ADMIN_WAIT =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => return other.with_context(|| cannot_open(address)),
+        }
+    }
 }
 
 /// Opens the kernel side, or says why it is left out.
@@ -340,6 +369,12 @@ impl Agent {
         }
     }
 
+    /// Whether another agent serves while this one drains.
+    fn has_successor(&mut self) -> bool {
+        let datapath = self.reconciler.datapath();
+        datapath.is_some_and(|datapath| datapath.has_successor())
+    }
+
     async fn refresh(&mut self) {
         let changed = match self.reconciler.datapath() {
             Some(datapath) => datapath.refresh().await.unwrap_or_else(|error| {
@@ -388,10 +423,16 @@ impl Agent {
         asked: &mut mpsc::Receiver<Query>,
         sweep: &mut tokio::time::Interval,
         signals: &mut Signals,
+        admin: &JoinHandle<()>,
     ) {
         self.ready.send_replace(Readiness::Draining);
         tracing::info!(connections = self.workers.active(), ?deadline, "draining");
         trigger.start();
+        if let Some(datapath) = self.reconciler.datapath()
+            && let Err(error) = datapath.retire()
+        {
+            tracing::warn!(%error, "`sluice detach` may end what is handed off now");
+        }
         {
             let finished = trigger.wait(deadline);
             tokio::pin!(finished);
@@ -400,7 +441,12 @@ impl Agent {
                     _ = &mut finished => break,
                     _ = signals.terminate.recv() => break,
                     _ = signals.interrupt.recv() => break,
-                    _ = sweep.tick() => self.sweep(),
+                    _ = sweep.tick() => {
+                        if self.has_successor() && !admin.is_finished() {
+                            tracing::info!("another agent has taken over");
+                            admin.abort();
+                        }
+                    }
                     Some(query) = asked.recv() => self.answer(query),
                 }
             }

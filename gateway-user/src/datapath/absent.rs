@@ -84,6 +84,24 @@ impl Datapath {
     }
 
     /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn retire(&mut self) -> Result<(), DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn is_retired(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn has_successor(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn take_ended(&mut self) -> Vec<EndedFlow> {
         match self.0 {}
     }

@@ -39,6 +39,7 @@ struct Sums {
 #[derive(Debug)]
 pub struct Account {
     labels: Arc<Labels>,
+    epoch: u32,
     /// By label, as far as the round under way has come.
     round: HashMap<u32, Sums>,
     /// Open flows of the last whole one.
@@ -51,16 +52,22 @@ pub struct Account {
 }
 
 impl Account {
-    /// Of flows with these labels.
-    pub fn new(labels: Arc<Labels>) -> Self {
+    /// Of flows with these labels; `epoch` is the number of the agent's start.
+    pub fn new(labels: Arc<Labels>, epoch: u32) -> Self {
         Self {
             labels,
+            epoch,
             round: HashMap::new(),
             active: 0,
             volume: Volume::default(),
             ended: Vec::new(),
             ends: BTreeMap::new(),
         }
+    }
+
+    /// Whether this agent has taken the slot of a handed-off flow.
+    pub fn is_own(&self, slot: &Slot) -> bool {
+        slot.epoch() == self.epoch
     }
 
     /// The sweeper comes by the slot of a handed-off flow, in `state`.

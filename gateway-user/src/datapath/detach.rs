@@ -24,7 +24,11 @@ pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> 
     let _namespace = exclusive::namespace()?;
     let _pins = exclusive::pins(pins.root())?;
     let mut detached = Detached::default();
-    for layout in pins.layouts()? {
+    let layouts = pins.layouts()?;
+    for layout in &layouts {
+        exclusive::removable(&layout.join("links"))?;
+    }
+    for layout in layouts {
         let links = layout.join("links");
         for name in bpffs::read(&links)? {
             let pin = links.join(&name);

@@ -2,7 +2,9 @@
 //! One agent at a time: in a network namespace, whose links and local routes it
 //! owns, and on a directory of pins.
 //!
-//! Both are flock(2) locks, which end with their process however it ends.
+//! Both are flock(2) locks, which end with their process however it ends. An agent
+//! that drains gives them up: another one may start while it finishes what it
+//! relays. A third lock then keeps `sluice detach` away.
 
 use std::{
     fs::{self, File},
@@ -66,6 +68,37 @@ fn lock(file: File, what: String) -> Result<Lock, DatapathError> {
             Err(DatapathError::InUse { what, holder })
         }
         Err(fs::TryLockError::Error(error)) => Err(DatapathError::file("lock", what)(error)),
+    }
+}
+
+/// Keeps what is pinned from being removed, while another agent may use it.
+/// `links` is the directory of a layout's links.
+///
+/// # Errors
+/// When it cannot be locked.
+pub fn stay(links: &Path) -> Result<Lock, DatapathError> {
+    let file = File::open(links).map_err(DatapathError::file("open", links))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Lock(file)),
+        Err(_) => Err(in_use(&file, links)),
+    }
+}
+
+/// Whether nobody wants what is pinned to stay.
+///
+/// # Errors
+/// [`DatapathError::InUse`] while an agent finishes what it relays.
+pub fn removable(links: &Path) -> Result<(), DatapathError> {
+    match File::open(links) {
+        Ok(file) => lock(file, links.display().to_string()).map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
+fn in_use(file: &File, what: &Path) -> DatapathError {
+    DatapathError::InUse {
+        what: what.display().to_string(),
+        holder: holder(file),
     }
 }
 

@@ -181,7 +181,7 @@ impl Sweeper {
                 }
                 return Ok(());
             }
-        } else if state != SLOT_DEAD && !is_over(slot, state, now, linger) {
+        } else if state != SLOT_DEAD && !self.is_abandoned(slot, now) {
             // A thread is about to hand it off.
             return Ok(());
         }
@@ -201,6 +201,18 @@ impl Sweeper {
             _ => self.round.closed += 1,
         }
         Ok(())
+    }
+
+    /// Whether nobody will hand the connection off that is being observed.
+    fn is_abandoned(&self, slot: &Slot, now: u64) -> bool {
+        // Nothing is counted yet: when it began.
+        let began = slot.last_seen_ns(0).max(slot.last_seen_ns(1));
+        let limit = if self.account.is_own(slot) {
+            OBSERVE_LIMIT
+        } else {
+            OTHERS_LIMIT
+        };
+        now.saturating_sub(began) > limit.as_nanos() as u64
     }
 
     /// Whether a claim is older than any program could be.
@@ -277,14 +289,13 @@ const CLAIMS: usize = 65_536;
 /// A connection is observed for a few seconds before it is handed off, or is not;
 /// its agent may be gone.
 const OBSERVE_LIMIT: Duration = Duration::from_secs(60);
+/// The same of another agent, which may be finishing what it relays: longer than
+/// all tries together.
+const OTHERS_LIMIT: Duration = Duration::from_secs(5);
 
 fn is_over(slot: &Slot, state: u32, now: u64, linger: Duration) -> bool {
     let (progress, established_s, created) = slot.timing();
     let seen = slot.last_seen_ns(0).max(slot.last_seen_ns(1)).max(created);
-    if state == SLOT_OBSERVE || state == SLOT_HOLD {
-        // Nothing is counted yet: since it began.
-        return now.saturating_sub(seen) > OBSERVE_LIMIT.as_nanos() as u64;
-    }
     let timeout = if udp_state::is_udp(progress) {
         seconds(udp_state::timeout_s(progress, established_s))
     } else if slot.kind() == KIND_DSR {

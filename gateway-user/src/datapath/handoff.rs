@@ -3,8 +3,9 @@
 //! two keys for a connection that is still theirs, and the moment it is not.
 //!
 //! A slot is a thread's own from OBSERVE until ACTIVE. The sweeper takes slots
-//! that nobody finished, so that every change of state compares the generation
-//! as well, in one word with the state.
+//! that nobody finished, and of another agent's soon: it may be finishing what it
+//! relays, or be gone. So every change of state compares the generation as well,
+//! in one word with the state; who has lost its slot goes on relaying.
 
 use std::{
     fmt, io,
@@ -50,6 +51,7 @@ pub struct Handoffs {
     slots: MapData,
     length: u32,
     labels: Arc<Labels>,
+    epoch: u32,
     ports: RangeInclusive<u16>,
 }
 
@@ -82,7 +84,8 @@ impl fmt::Debug for Handoffs {
 
 impl Handoffs {
     /// Opens the maps pinned in `directory`. Connections are handed off that have
-    /// one of `ports` towards their backend.
+    /// one of `ports` towards their backend; `epoch` is the number of the agent's
+    /// start.
     ///
     /// # Errors
     /// When a map is not there, or another one.
@@ -90,6 +93,7 @@ impl Handoffs {
         directory: &Path,
         ports: RangeInclusive<u16>,
         labels: Arc<Labels>,
+        epoch: u32,
     ) -> Result<Self, DatapathError> {
         let open =
             |name: &'static str| MapData::from_pin(directory.join(name)).map_err(refused(name));
@@ -108,6 +112,7 @@ impl Handoffs {
             length: info.max_entries(),
             slots,
             labels,
+            epoch,
             ports,
         })
     }
@@ -176,7 +181,7 @@ impl Handoffs {
             tcp_state: TCP_ESTABLISHED,
             service_id: label.id(),
             backend_id: RECORD_NONE,
-            config_generation: 0,
+            config_generation: self.epoch,
             established_timeout_s: relayed.timeout_s,
             created_ns: now.saturating_sub(age),
             source_place: NO_PLACE,
@@ -250,6 +255,9 @@ impl Observed {
     /// [`Self::activate`] end it. What [`Self::seen`] says from now on is
     /// everything that was let through. False when the slot was lost.
     pub fn hold(&self, nanoseconds: u64) -> bool {
+        if !self.slot.is(SLOT_OBSERVE, self.generation) {
+            return false;
+        }
         self.slot.set_hold(monotonic_precise_ns() + nanoseconds);
         let held = self.change(SLOT_OBSERVE, SLOT_HOLD);
         // The state is written before anything is read: see the program.

@@ -251,7 +251,7 @@ pub struct FlowReport {
     pub service_id: u32,
     /// Index of the backend; 0 with `handoff`.
     pub backend_id: u32,
-    /// Snapshot generation that created it.
+    /// Snapshot generation that created it; 0 with `handoff`.
     pub generation: u32,
     /// Seconds since creation; with `handoff` since the agent accepted it.
     pub age_s: u64,

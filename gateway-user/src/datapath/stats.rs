@@ -129,6 +129,7 @@ pub fn flows(maps: &Maps, labels: &Labels) -> impl Iterator<Item = FlowReport> {
         let mut report = self::flow(index, state, &flow, now);
         if flow.kind == KIND_HANDOFF {
             (report.service_id, report.backend_id) = (0, 0);
+            report.generation = 0;
             if let Some(names) = labels.names(flow.service_id) {
                 report.sni.clone_from(&names.sni);
                 report.alpn.clone_from(&names.alpn);

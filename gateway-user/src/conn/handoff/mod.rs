@@ -103,6 +103,17 @@ pub struct About {
 }
 
 impl About {
+    /// Says what became of a try: to whoever has asked for it.
+    fn tell(&self, outcome: &str, reason: &dyn fmt::Display) {
+        let client = self.ends.client;
+        let sni = self.sni.as_deref();
+        if self.policy.mode == Some(HandoffChoice::AlwaysLog) {
+            tracing::info!(%client, sni, %reason, "{outcome}");
+        } else {
+            tracing::debug!(%client, sni, %reason, "{outcome}");
+        }
+    }
+
     fn relayed(&self) -> Relayed {
         Relayed {
             ends: self.ends,
@@ -220,7 +231,8 @@ impl Handoff {
             match switch::attempt(client, backend, observed, fit, moved, may_ask) {
                 Ok(Attempt::Done(hold)) => {
                     self.counters.handoff.holds.observe(hold);
-                    self.tell("handed off", &format_args!("held for {hold:?}"));
+                    self.about
+                        .tell("handed off", &format_args!("held for {hold:?}"));
                     self.stage = Stage::Never;
                     return Poll::Ready(());
                 }
@@ -228,16 +240,16 @@ impl Handoff {
                     self.counters.handoff.not_yet[reason as usize].add(1);
                     let reason = NOT_YET[reason as usize];
                     if self.kept.replace(reason) != Some(reason) {
-                        self.tell("not yet handed off", &reason);
+                        self.about.tell("not yet handed off", &reason);
                     }
                 }
                 Ok(Attempt::Ending) => {
-                    self.tell("not handed off", &"it ends");
+                    self.about.tell("not handed off", &"it ends");
                     self.stage = Stage::Never;
                     return Poll::Pending;
                 }
                 Err(error) => {
-                    self.tell("not handed off", &error);
+                    self.about.tell("not handed off", &error);
                     self.counters.handoff.failed.add(1);
                     self.stage = Stage::Never;
                     return Poll::Pending;
@@ -251,7 +263,8 @@ impl Handoff {
         }
         if observing.wait > LAST_WAIT {
             self.counters.handoff.gave_up.add(1);
-            self.tell("given up for a while", &self.kept.unwrap_or("never quiet"));
+            self.about
+                .tell("given up for a while", &self.kept.unwrap_or("never quiet"));
             self.stage = self.rest(cx);
         } else {
             let mut wait = Box::pin(sleep(observing.wait));
@@ -261,17 +274,6 @@ impl Handoff {
             observing.sleep = Some(wait);
         }
         Poll::Pending
-    }
-
-    /// Says what became of a try: to whoever has asked for it.
-    fn tell(&self, outcome: &str, reason: &dyn fmt::Display) {
-        let client = self.about.ends.client;
-        let sni = self.about.sni.as_deref();
-        if self.about.policy.mode == Some(HandoffChoice::AlwaysLog) {
-            tracing::info!(%client, sni, %reason, "{outcome}");
-        } else {
-            tracing::debug!(%client, sni, %reason, "{outcome}");
-        }
     }
 
     /// Leaves it to the agent for a while.
@@ -294,7 +296,7 @@ impl Handoff {
         let fit = match fit {
             Ok(fit) => fit,
             Err(reason) => {
-                self.tell("cannot be handed off", &reason.name());
+                self.about.tell("cannot be handed off", &reason.name());
                 self.counters.handoff.ineligible[reason as usize].add(1);
                 return Stage::Never;
             }
@@ -315,7 +317,7 @@ impl Handoff {
             }
             Err(error) => {
                 // The table is full, or an old flow's key is still there.
-                self.tell("not handed off", &error);
+                self.about.tell("not handed off", &error);
                 self.counters.handoff.failed.add(1);
                 self.rest(cx)
             }

@@ -18,6 +18,11 @@ impl Datapath {
         }
         let pins = Pins::new(&self.config.bpffs);
         let ports = self.config.handoff_ports.clone();
-        Handoffs::open(&pins.maps(), ports, Arc::clone(&self.maps.labels))
+        Handoffs::open(
+            &pins.maps(),
+            ports,
+            Arc::clone(&self.maps.labels),
+            self.epoch,
+        )
     }
 }

@@ -13,6 +13,7 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use gateway_common::{settings::Settings, steer::SteerValue};
 
+use self::retire::Retired;
 use crate::{
     datapath::{
         Applied, DatapathConfig, DatapathError, DatapathReport, FlowReport, Swept,
@@ -46,6 +47,7 @@ mod adopted;
 mod catch_up;
 mod handoffs;
 mod neighbours;
+mod retire;
 #[cfg(test)]
 mod tests;
 
@@ -80,8 +82,11 @@ pub struct Datapath {
     forwards_ipv6: bool,
     /// Something has changed on the node and is not followed completely.
     behind: bool,
+    /// Number of this start.
+    epoch: u32,
     /// Keep other agents out of the namespace and from the pins.
-    _locks: (Lock, Option<Lock>),
+    locks: Option<(Lock, Option<Lock>)>,
+    retired: Option<Retired>,
 }
 
 impl Datapath {
@@ -134,7 +139,9 @@ impl Datapath {
         };
         change("write", "the settings")?;
         maps.set_settings(settings)?;
-        let account = Account::new(Arc::clone(&maps.labels));
+        // No agent's but this one's, as good as certainly.
+        let epoch = fastrand::u32(1..);
+        let account = Account::new(Arc::clone(&maps.labels), epoch);
         let sweeper = if loaded.adopted {
             Sweeper::new(account)
         } else {
@@ -171,7 +178,9 @@ impl Datapath {
             warnings: BTreeSet::new(),
             forwards_ipv6: false,
             behind: false,
-            _locks: locks,
+            epoch,
+            locks: Some(locks),
+            retired: None,
             config,
         };
         datapath.claim()?;

@@ -131,6 +131,12 @@ impl Slot {
         unsafe { (&raw const (*self.slot.as_ptr()).service_id).read_volatile() }
     }
 
+    /// Number of the agent's start that took it.
+    pub fn epoch(&self) -> u32 {
+        // SAFETY: as in `state_cell`.
+        unsafe { (&raw const (*self.slot.as_ptr()).config_generation).read_volatile() }
+    }
+
     fn record(&self) -> &AtomicU32 {
         // SAFETY: as in `state_cell`, for another word of the slot.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.slot.as_ptr()).backend_id) }
