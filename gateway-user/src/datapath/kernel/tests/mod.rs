@@ -6,6 +6,7 @@ mod faults;
 mod lab;
 mod labels;
 mod limits;
+mod others;
 mod scene;
 mod trace;
 mod traffic;
