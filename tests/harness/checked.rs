@@ -7,7 +7,7 @@
 //! on, a connection that stands still after [`STALL`].
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     sync::{
@@ -58,13 +58,19 @@ pub enum Style {
     ServerFirst,
     /// In turns of up to 2 KiB, then the client ends.
     Turns,
+    /// In turns, until the client resets the connection half-way.
+    ClientResets,
+    /// The other way round.
+    ServerResets,
 }
 
-const STYLES: [Style; 4] = [
+const STYLES: [Style; 6] = [
     Style::Duplex,
     Style::ClientFirst,
     Style::ServerFirst,
     Style::Turns,
+    Style::ClientResets,
+    Style::ServerResets,
 ];
 
 impl Style {
@@ -117,7 +123,16 @@ impl Server {
     /// When the port is taken.
     pub fn start(lab: &Lab, index: usize, port: u16) -> Result<Self> {
         let address = SocketAddr::from((lab.backend_address(index), port));
-        let listener = lab.backends[index]
+        Self::serve(&lab.backends[index], address)
+    }
+
+    /// Starts one anywhere.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken or not there.
+    pub fn serve(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let listener = netns
             .run(|| TcpListener::bind(address))
             .with_context(|| format!("listen on {address}"))?;
         let server = Self {
@@ -177,6 +192,7 @@ impl Drop for Server {
 fn serve(mut stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(STALL))?;
+    stream.set_write_timeout(Some(STALL))?;
     let mut hello = [0; HELLO_RECORD];
     stream.read_exact(&mut hello).context("read the hello")?;
     let mut plan = [0; Plan::LEN];
@@ -201,6 +217,7 @@ impl Connection {
     pub fn open(netns: &Netns, address: SocketAddr, name: &str, plan: Plan) -> Result<Self> {
         let mut stream = connect(netns, address)?;
         stream.set_read_timeout(Some(STALL))?;
+        stream.set_write_timeout(Some(STALL))?;
         let mut first = records(&client_hello(Some(name), HELLO), 16_384);
         ensure!(first.len() == HELLO_RECORD, "the name is too long");
         first.extend(plan.encode());
@@ -263,7 +280,9 @@ fn exchange(stream: TcpStream, plan: &Plan, side: usize) -> Result<()> {
                 write(&stream, plan, side)
             }
         }
-        Style::Turns => turns(&stream, plan, side),
+        Style::Turns => turns(&stream, plan, side, None),
+        Style::ClientResets => turns(&stream, plan, side, Some(0)),
+        Style::ServerResets => turns(&stream, plan, side, Some(1)),
     }
 }
 
@@ -300,7 +319,7 @@ fn read(mut stream: &TcpStream, plan: &Plan, side: usize) -> Result<()> {
     let mut expected = vec![0; 64 * 1024];
     loop {
         let size = match stream.read(&mut buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             other => other.with_context(|| format!("read after {seen} of {total} bytes"))?,
         };
         if size == 0 {
@@ -317,14 +336,52 @@ fn read(mut stream: &TcpStream, plan: &Plan, side: usize) -> Result<()> {
     }
 }
 
-/// The ends take turns; the larger number of bytes tells how many.
-fn turns(mut stream: &TcpStream, plan: &Plan, side: usize) -> Result<()> {
+/// Makes closing the connection a reset (SO_LINGER of socket(7)).
+fn reset_on_close(stream: &TcpStream) -> Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the socket is open; pointer and length are those of a live value.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        )
+    };
+    ensure!(
+        result == 0,
+        "set the linger time: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// Waits for the end that a reset of the far side makes. An agent in between may
+/// have made an ordinary one of it.
+fn ended(mut stream: &TcpStream) -> Result<()> {
+    match stream.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => bail!("a byte instead"),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        Err(error) => Err(error).context("none"),
+    }
+}
+
+/// The ends take turns; the larger number of bytes tells how many. Half-way the
+/// side `resets` resets the connection, with nothing on its way to either.
+fn turns(mut stream: &TcpStream, plan: &Plan, side: usize, resets: Option<usize>) -> Result<()> {
     const TURN: usize = 2_048;
     let mut streams = [Bytes::of(plan, 0), Bytes::of(plan, 1)];
     let mut left = plan.bytes.map(|bytes| bytes as usize);
     let mut buffer = vec![0; TURN];
     let mut expected = vec![0; TURN];
     let mut round = 0_u32;
+    // Of either: its turns are not empty until then.
+    let half = left.map(|bytes| bytes / 2);
     while left != [0, 0] {
         for writer in [0, 1] {
             let size = left[writer].min(1 + (round as usize * 977) % TURN);
@@ -339,6 +396,16 @@ fn turns(mut stream: &TcpStream, plan: &Plan, side: usize) -> Result<()> {
                     .read_exact(&mut buffer[..size])
                     .with_context(|| format!("read in round {round}"))?;
                 ensure!(buffer[..size] == expected[..size], "wrong in round {round}");
+            }
+            if (left[0] < half[0] || left[1] < half[1])
+                && let Some(resetting) = resets
+                && resetting != writer
+            {
+                return if side == resetting {
+                    reset_on_close(stream)
+                } else {
+                    ended(stream).with_context(|| format!("the reset in round {round}"))
+                };
             }
         }
         round += 1;

@@ -51,13 +51,7 @@ impl Foreign {
     }
 
     fn load(name: &str, kind: u32, verdict: i32) -> Result<Self> {
-        // BPF_MAP_TYPE_ARRAY of one u64.
-        let mut attr = Attr::default();
-        attr.put32(0, 2);
-        attr.put32(4, 4);
-        attr.put32(8, 8);
-        attr.put32(12, 1);
-        let counter = attr.descriptor(BPF_MAP_CREATE).context("make a map")?;
+        let counter = array(8, 1).context("make a map")?;
         let map = counter.as_raw_fd();
         let instructions: [[u8; 8]; 11] = [
             // r2 = r10 - 4; *(u32 *)r2 = 0
@@ -77,15 +71,7 @@ impl Foreign {
             instruction(0xb7, 0, 0, 0, verdict),
             instruction(0x95, 0, 0, 0, 0),
         ];
-        let mut attr = Attr::default();
-        attr.put32(0, kind);
-        attr.put32(4, u32::try_from(instructions.len())?);
-        attr.put64(8, instructions.as_ptr().expose_provenance() as u64);
-        attr.put64(16, c"GPL".as_ptr().expose_provenance() as u64);
-        for (index, byte) in name.bytes().take(15).enumerate() {
-            attr.0[48 + index] = byte;
-        }
-        let program = attr.descriptor(BPF_PROG_LOAD).context("load a program")?;
+        let program = load(name, kind, &instructions)?;
         Ok(Self { program, counter })
     }
 
@@ -107,13 +93,9 @@ impl Foreign {
     ///
     /// When the map cannot be read.
     pub fn count(&self) -> Result<u64> {
-        let (key, mut value) = (0_u32, 0_u64);
-        let mut attr = Attr::default();
-        attr.put32(0, self.counter.as_raw_fd().cast_unsigned());
-        attr.put64(8, (&raw const key).expose_provenance() as u64);
-        attr.put64(16, (&raw mut value).expose_provenance() as u64);
-        attr.call(BPF_MAP_LOOKUP_ELEM)?;
-        Ok(value)
+        let mut value = [0; 8];
+        look_up(&self.counter, 0, &mut value)?;
+        Ok(u64::from_ne_bytes(value))
     }
 
     /// Pins it, for tools that attach by path.
@@ -138,7 +120,7 @@ impl Foreign {
     /// When the kernel refuses.
     pub fn link_tcx(&self, netns: &Netns, interface: &str, first: bool) -> Result<Link> {
         let flags = if first { BPF_F_BEFORE } else { 0 };
-        self.link(netns, interface, BPF_TCX_INGRESS, flags)
+        link(&self.program, netns, interface, BPF_TCX_INGRESS, flags)
     }
 
     /// Attaches it to generic XDP.
@@ -147,27 +129,83 @@ impl Foreign {
     ///
     /// When the kernel refuses.
     pub fn link_xdp(&self, netns: &Netns, interface: &str) -> Result<Link> {
-        self.link(netns, interface, BPF_XDP, XDP_FLAGS_SKB_MODE)
-    }
-
-    fn link(&self, netns: &Netns, interface: &str, kind: u32, flags: u32) -> Result<Link> {
-        let name = CString::new(interface)?;
-        let fd = netns.run(|| {
-            // SAFETY: the name is terminated and lives across the call.
-            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-            let mut attr = Attr::default();
-            attr.put32(0, self.program.as_raw_fd().cast_unsigned());
-            attr.put32(4, index);
-            attr.put32(8, kind);
-            attr.put32(12, flags);
-            attr.descriptor(BPF_LINK_CREATE)
-        });
-        Ok(Link(fd.with_context(|| format!("attach to {interface}"))?))
+        link(&self.program, netns, interface, BPF_XDP, XDP_FLAGS_SKB_MODE)
     }
 }
 
+/// A program at tc that is nobody's to count.
+#[derive(Debug)]
+pub(crate) struct Plain(OwnedFd);
+
+impl Plain {
+    /// Loads `instructions`.
+    pub(crate) fn tc(name: &str, instructions: &[[u8; 8]]) -> Result<Self> {
+        load(name, PROG_TYPE_SCHED_CLS, instructions).map(Self)
+    }
+
+    /// Attaches it to tcx: before all others at ingress, after them at egress.
+    pub(crate) fn link(&self, netns: &Netns, interface: &str, egress: bool) -> Result<Link> {
+        let (kind, flags) = if egress {
+            (BPF_TCX_EGRESS, 0)
+        } else {
+            (BPF_TCX_INGRESS, BPF_F_BEFORE)
+        };
+        link(&self.0, netns, interface, kind, flags)
+    }
+}
+
+/// BPF_MAP_TYPE_ARRAY of `entries` values.
+pub(crate) fn array(value_size: u32, entries: u32) -> io::Result<OwnedFd> {
+    let mut attr = Attr::default();
+    attr.put32(0, 2);
+    attr.put32(4, 4);
+    attr.put32(8, value_size);
+    attr.put32(12, entries);
+    attr.descriptor(BPF_MAP_CREATE)
+}
+
+/// Reads the value at `key` of an array whose values have `N` bytes.
+pub(crate) fn look_up<const N: usize>(
+    map: &OwnedFd,
+    key: u32,
+    value: &mut [u8; N],
+) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.put32(0, map.as_raw_fd().cast_unsigned());
+    attr.put64(8, (&raw const key).expose_provenance() as u64);
+    attr.put64(16, value.as_mut_ptr().expose_provenance() as u64);
+    attr.call(BPF_MAP_LOOKUP_ELEM).map(drop)
+}
+
+fn load(name: &str, kind: u32, instructions: &[[u8; 8]]) -> Result<OwnedFd> {
+    let mut attr = Attr::default();
+    attr.put32(0, kind);
+    attr.put32(4, u32::try_from(instructions.len())?);
+    attr.put64(8, instructions.as_ptr().expose_provenance() as u64);
+    attr.put64(16, c"GPL".as_ptr().expose_provenance() as u64);
+    for (index, byte) in name.bytes().take(15).enumerate() {
+        attr.0[48 + index] = byte;
+    }
+    attr.descriptor(BPF_PROG_LOAD).context("load a program")
+}
+
+fn link(program: &OwnedFd, netns: &Netns, interface: &str, kind: u32, flags: u32) -> Result<Link> {
+    let name = CString::new(interface)?;
+    let fd = netns.run(|| {
+        // SAFETY: the name is terminated and lives across the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        let mut attr = Attr::default();
+        attr.put32(0, program.as_raw_fd().cast_unsigned());
+        attr.put32(4, index);
+        attr.put32(8, kind);
+        attr.put32(12, flags);
+        attr.descriptor(BPF_LINK_CREATE)
+    });
+    Ok(Link(fd.with_context(|| format!("attach to {interface}"))?))
+}
+
 /// One instruction (include/uapi/linux/bpf.h, struct bpf_insn).
-fn instruction(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> [u8; 8] {
+pub(crate) fn instruction(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> [u8; 8] {
     let mut bytes = [code, dst | src << 4, 0, 0, 0, 0, 0, 0];
     bytes[2..4].copy_from_slice(&offset.to_ne_bytes());
     bytes[4..].copy_from_slice(&value.to_ne_bytes());
@@ -227,6 +265,7 @@ const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 // include/uapi/linux/if_link.h and pkt_cls.h.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;

@@ -29,6 +29,23 @@ pub fn like_veth(interface: &str) -> Result<()> {
     set(interface, ETHTOOL_SGRO, 0).context("switch GRO off")
 }
 
+/// Makes a veth end in the caller's network namespace send what a wire carries:
+/// one segment a packet, with its checksum.
+///
+/// # Errors
+///
+/// When the interface is missing or refuses.
+pub fn none(interface: &str) -> Result<()> {
+    for (command, what) in [
+        (ETHTOOL_STSO, "TSO"),
+        (ETHTOOL_SGSO, "GSO"),
+        (ETHTOOL_STXCSUM, "transmit checksums"),
+    ] {
+        set(interface, command, 0).with_context(|| format!("switch {what} off"))?;
+    }
+    Ok(())
+}
+
 /// `struct ethtool_value` (include/uapi/linux/ethtool.h).
 #[repr(C)]
 struct EthtoolValue {
@@ -64,4 +81,6 @@ fn set(interface: &str, cmd: u32, data: u32) -> Result<()> {
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGSO: u32 = 0x24;
 const ETHTOOL_SGRO: u32 = 0x2c;

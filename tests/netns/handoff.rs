@@ -3,12 +3,14 @@
 //! ways, whatever happens around the moment, and also when the agent is gone.
 
 use std::{
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
 use gateway_tests::{
+    capture::Capture,
     checked::{Connection, Plan, Server, Style},
     gateway::{Datapath, Gateway},
     lab::Lab,
@@ -22,8 +24,13 @@ pub const NAME: &str = "a.example.com";
 
 /// An agent that passes [`NAME`] through to backend 0, and hands connections off
 /// once they have moved `after_bytes`.
-pub fn with_handoff<'lab>(lab: &'lab Lab, after_bytes: u64) -> Gateway<'lab> {
-    let yaml = passthrough("raw", 443, NAME, &[backend(lab, 0, 7000)]);
+pub fn with_handoff(lab: &Lab, after_bytes: u64) -> Gateway<'_> {
+    with_handoff_to(lab, after_bytes, backend(lab, 0, 7000))
+}
+
+/// [`with_handoff`] to another backend.
+pub fn with_handoff_to(lab: &Lab, after_bytes: u64, target: SocketAddr) -> Gateway<'_> {
+    let yaml = passthrough("raw", 443, NAME, &[target]);
     let bootstrap = format!("handoff: {{mode: auto, after_bytes: {after_bytes}}}\n");
     serve_with(lab, Datapath::Ebpf, &bootstrap, &[("raw.yaml", yaml)])
 }
@@ -38,9 +45,25 @@ pub fn run(
     lab: &Lab,
     gateway: &Gateway<'_>,
     server: &Server,
+    counts: (u64, usize),
+    plan: impl Fn(u64) -> Plan + Sync,
+) -> u64 {
+    run_to(lab, gateway, (server, vip(lab, 443)), counts, plan)
+}
+
+/// [`run`] to another address of the gateway. A failure leaves a capture.
+pub fn run_to(
+    lab: &Lab,
+    gateway: &Gateway<'_>,
+    (server, address): (&Server, SocketAddr),
     (count, at_once): (u64, usize),
     plan: impl Fn(u64) -> Plan + Sync,
 ) -> u64 {
+    let test = thread::current()
+        .name()
+        .unwrap_or("test")
+        .replace("::", "-");
+    let _capture = Capture::start(&lab.gateway, &test).expect("capture");
     let next = AtomicU64::new(0);
     let before = handed_off(gateway);
     let good_before = server.good();
@@ -54,8 +77,7 @@ pub fn run(
                         if number >= count {
                             return bad;
                         }
-                        let opened =
-                            Connection::open(&lab.client, vip(lab, 443), NAME, plan(number));
+                        let opened = Connection::open(&lab.client, address, NAME, plan(number));
                         if let Err(error) = opened.and_then(Connection::run) {
                             bad.push(format!("{error:#}"));
                         }

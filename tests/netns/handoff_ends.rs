@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Duration,
@@ -14,12 +14,13 @@ use gateway_tests::{
     client::raw::{End, client_hello, connect, read_to_end, records},
     gateway::Gateway,
     lab::Lab,
+    netns::Netns,
     wait,
 };
 use socket2::SockRef;
 
 use crate::{
-    handoff::{NAME, handed_off, with_handoff},
+    handoff::{NAME, handed_off, with_handoff_to},
     scene::{self, backend, vip},
 };
 
@@ -30,8 +31,18 @@ const ROUND: usize = 1_024;
 
 /// Both ends of a connection that the kernel has, its agent killed.
 fn orphaned(lab: &Lab) -> (TcpStream, TcpStream, Gateway<'_>) {
-    let mut gateway = with_handoff(lab, 4_096);
-    let (mut client, mut server) = handed_over(lab, &gateway);
+    let server = (&lab.backends[0], backend(lab, 0, 7000));
+    orphaned_between(lab, &lab.client, server)
+}
+
+/// [`orphaned`] between a client and a server elsewhere.
+pub fn orphaned_between<'lab>(
+    lab: &'lab Lab,
+    client: &Netns,
+    server: (&Netns, SocketAddr),
+) -> (TcpStream, TcpStream, Gateway<'lab>) {
+    let mut gateway = with_handoff_to(lab, 4_096, server.1);
+    let (mut client, mut server) = handed_over_between(lab, &gateway, client, server);
     gateway.kill();
     exchange(&mut client, &mut server, 8);
     (client, server, gateway)
@@ -40,10 +51,17 @@ fn orphaned(lab: &Lab) -> (TcpStream, TcpStream, Gateway<'_>) {
 /// Both ends of a new connection that `gateway`, which passes [`NAME`] through to
 /// backend 0, has handed over.
 pub fn handed_over(lab: &Lab, gateway: &Gateway<'_>) -> (TcpStream, TcpStream) {
-    let address = backend(lab, 0, 7000);
-    let listener = lab.backends[0]
-        .run(|| TcpListener::bind(address))
-        .expect("listen");
+    let server = (&lab.backends[0], backend(lab, 0, 7000));
+    handed_over_between(lab, gateway, &lab.client, server)
+}
+
+fn handed_over_between(
+    lab: &Lab,
+    gateway: &Gateway<'_>,
+    client: &Netns,
+    (server, address): (&Netns, SocketAddr),
+) -> (TcpStream, TcpStream) {
+    let listener = server.run(|| TcpListener::bind(address)).expect("listen");
     let accepted: Receiver<TcpStream> = {
         let (sender, receiver) = channel();
         thread::spawn(move || {
@@ -58,7 +76,7 @@ pub fn handed_over(lab: &Lab, gateway: &Gateway<'_>) -> (TcpStream, TcpStream) {
         });
         receiver
     };
-    let mut client = connect(&lab.client, vip(lab, 443)).expect("connect");
+    let mut client = connect(client, vip(lab, 443)).expect("connect");
     client.set_read_timeout(Some(DEADLINE)).expect("set");
     let hello = records(&client_hello(Some(NAME), 300), 16_384);
     client.write_all(&hello).expect("send the hello");

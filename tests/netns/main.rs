@@ -15,6 +15,8 @@ mod hairpin;
 mod handoff;
 mod handoff_drain;
 mod handoff_ends;
+mod handoff_matrix;
+mod handoff_mtu;
 mod handoff_paths;
 mod handoff_peers;
 mod handoff_records;

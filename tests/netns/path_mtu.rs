@@ -15,7 +15,7 @@ use crate::{
 const MTU: u32 = 1_400;
 
 /// The MTU that `netns` has learned for its way to `ip`.
-fn learned(netns: &Netns, ip: IpAddr) -> Option<u32> {
+pub fn learned(netns: &Netns, ip: IpAddr) -> Option<u32> {
     let route = netns.ip(&format!("route get {ip}")).expect("a route");
     let mut words = route.split_whitespace();
     words.find(|word| *word == "mtu")?;

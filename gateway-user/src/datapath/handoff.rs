@@ -14,7 +14,7 @@ use std::{
     os::fd::AsFd,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{Ordering, fence},
     },
 };
@@ -40,6 +40,7 @@ use crate::datapath::{
     flows::monotonic_ns,
     labels::{Issued, Labels},
     slots::Slot,
+    sysctl,
 };
 
 /// `BPF_NOEXIST` of `linux/bpf.h`.
@@ -53,6 +54,8 @@ pub struct Handoffs {
     labels: Arc<Labels>,
     epoch: u32,
     ports: RangeInclusive<u16>,
+    /// Whether the node forwards, by family; asked when it matters first.
+    forwards: [OnceLock<bool>; 2],
 }
 
 struct HandoffMaps {
@@ -114,12 +117,23 @@ impl Handoffs {
             labels,
             epoch,
             ports,
+            forwards: Default::default(),
         })
     }
 
     /// Source ports that no flow of a service uses.
     pub fn ports(&self) -> RangeInclusive<u16> {
         self.ports.clone()
+    }
+
+    /// Whether the kernel can take packets from the one side to the other: both
+    /// are of one family, and the node forwards that. IPv6 forwarding is switched
+    /// on with the first connection that needs it.
+    pub fn forwards(&self, ends: &Ends) -> bool {
+        let [client, backend] =
+            [ends.client, ends.backend].map(|end| end.ip().to_canonical().is_ipv6());
+        client == backend
+            && *self.forwards[usize::from(client)].get_or_init(|| sysctl::forwards(client))
     }
 
     /// Whether a new connection from `source` to `backend` would get the packets

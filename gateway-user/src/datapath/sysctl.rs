@@ -34,6 +34,20 @@ pub fn enable_ipv6_forwarding() -> Vec<String> {
     warnings
 }
 
+/// Whether the node forwards packets of a family. IPv6 is switched on, as whoever
+/// asks needs it: a node that is no IPv6 router stays none until then.
+pub fn forwards(is_ipv6: bool) -> bool {
+    let key: &[&str] = if is_ipv6 {
+        for warning in enable_ipv6_forwarding() {
+            tracing::warn!("{warning}");
+        }
+        &["net", "ipv6", "conf", "all", "forwarding"]
+    } else {
+        &["net", "ipv4", "ip_forward"]
+    };
+    fs::read_to_string(path(key)).is_ok_and(|value| value.trim() == "1")
+}
+
 /// Lets an interface take and send forwarded packets, and lets the stack send
 /// those that were rewritten before they reach it, because the next hop's MAC
 /// is not known yet: their source may be an address of this node.

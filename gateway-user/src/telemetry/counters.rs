@@ -61,7 +61,14 @@ pub const NOT_YET: [&str; 6] = [
 ];
 
 /// Labels of [`HandoffCounters::ineligible`].
-pub const INELIGIBLE: [&str; 5] = ["not_established", "timestamps", "sack", "ecn", "mss"];
+pub const INELIGIBLE: [&str; 6] = [
+    "not_established",
+    "timestamps",
+    "sack",
+    "ecn",
+    "mss",
+    "not_forwarded",
+];
 
 /// Modes in the order of [`WorkerCounters::closed`].
 pub const MODES: [Mode; 6] = [

@@ -30,6 +30,9 @@ pub enum Ineligible {
     Ecn,
     /// Segments of one side are too long for the way to the other.
     Mss,
+    /// The node does not forward from one side to the other: one is IPv4 and the
+    /// other IPv6, or forwarding is off.
+    NotForwarded,
 }
 
 impl Ineligible {
@@ -41,6 +44,7 @@ impl Ineligible {
             Self::Sack => "sack",
             Self::Ecn => "ecn",
             Self::Mss => "mss",
+            Self::NotForwarded => "not_forwarded",
         }
     }
 }

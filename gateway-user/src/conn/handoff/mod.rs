@@ -40,7 +40,7 @@ mod repair;
 mod switch;
 
 use due::Due;
-use eligible::Fit;
+use eligible::{Fit, Ineligible};
 use switch::Attempt;
 
 /// Attempts at once, each a moment after the other, while an answer to the first
@@ -290,6 +290,9 @@ impl Handoff {
     /// Begins to observe the connection, if it can be handed off at all.
     fn begin(&mut self, cx: &mut Context<'_>, client: &TcpStream, backend: &TcpStream) -> Stage {
         let fit = match (repair::info(client), repair::info(backend)) {
+            (Ok(_), Ok(_)) if !self.table.forwards(&self.about.ends) => {
+                Err(Ineligible::NotForwarded)
+            }
             (Ok(client), Ok(backend)) => eligible::fit(&client, &backend),
             _ => return Stage::Never,
         };
