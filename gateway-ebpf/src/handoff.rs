@@ -35,7 +35,8 @@ pub fn handle<C: Context>(
     options_done: bool,
 ) -> Result<Verdict, Verdict> {
     let flow = flow::find(packet).ok_or(PASS)?;
-    if flow.ended_before(packet) {
+    // A packet that is dropped ends nothing.
+    if forwardable(packet).is_ok() && flow.ended_before(packet) {
         // For the first program it is one without a flow.
         ctx.continue_with(CALL_AGAIN);
         return Err(PASS);
@@ -68,7 +69,8 @@ pub fn handle<C: Context>(
 #[inline(always)]
 fn admit<C: Context>(ctx: &C, packet: &Packet, flow: &Flow) -> Result<(), Verdict> {
     let mut state = flow.state();
-    if state == SLOT_OBSERVE {
+    // What no socket takes says nothing.
+    if state == SLOT_OBSERVE && packet.defect.is_none() {
         state = flow.note(ctx, packet, timestamp(ctx, packet));
     }
     if state == SLOT_HOLD {

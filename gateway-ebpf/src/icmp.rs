@@ -15,6 +15,7 @@ use core::mem::offset_of;
 use gateway_common::{
     addr::Addr16,
     checksum::{self, diff_address, diff16, diff32, fold},
+    drop_reason::DropReason,
     flow::{DIR_TO_CLIENT, FlowDirection, KIND_DNAT, KIND_DSR, PROTOCOL_TCP},
     names::{CALL_ANSWER, CALL_ENCAP},
     next_hop::NextHop,
@@ -152,8 +153,14 @@ fn quoted<C: Context>(
         store_u16::<{ offset_of!(Ports, src_be) }>(ports, to.new_dst_port_be);
         store_u16::<{ offset_of!(Ports, dst_be) }>(ports, to.new_src_port_be);
     }
+    let end = ETHERNET_LEN + packet.ip_len as usize;
     let mut seq_diff = 0;
     if seq_delta != 0 {
+        // RFC 792 asks for eight bytes, which have the number; what follows the
+        // end is padding, which no sum covers.
+        if packet.l4_offset + size_of::<Ports>() + size_of::<u32>() > end {
+            return Err(Verdict::Drop(DropReason::Malformed));
+        }
         let seq = ctx
             .header::<u32>(packet.l4_offset + offset_of!(Tcp, seq_be))
             .ok_or(OUT_OF_REACH)?;
@@ -175,7 +182,6 @@ fn quoted<C: Context>(
         } else {
             offset_of!(Udp, check)
         };
-    let end = ETHERNET_LEN + packet.ip_len as usize;
     if check_offset + 2 <= end
         && let Some(check) = ctx.header::<u16>(check_offset)
     {

@@ -80,7 +80,7 @@ pub fn handle<C: Context>(ctx: &C) -> Result<Verdict, Verdict> {
     // SAFETY: see `order`. What is read is what was written; the verifier does
     // not know, and so each step begins as the one before did.
     let (splice, l4_offset) =
-        unsafe { ((*order).splice, masked::<127>((*order).l4_offset as usize)) };
+        unsafe { ((*order).splice, masked::<511>((*order).l4_offset as usize)) };
     let mut reach = Reach { ctx, l4_offset };
     for _ in 0..MAX_STEPS {
         // SAFETY: as above.

@@ -35,7 +35,8 @@ const SEQ: [u32; 2] = [0xff00_0000, 0x1234_5678];
 const TS: [u32; 2] = [0x8000_0001, 0xffff_0000];
 const SHIFT: [i32; 2] = [3, -2];
 
-fn direction(
+/// One direction as the agent writes it.
+pub fn direction(
     key: FlowKey,
     src: SocketAddr,
     dst: SocketAddr,

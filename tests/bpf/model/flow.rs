@@ -13,7 +13,7 @@ use gateway_common::{
     drop_reason::DropReason,
     flow::{
         KIND_DNAT, KIND_DSR, KIND_SNAT, PROTOCOL_TCP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_CLOSING,
-        SLOT_DEAD, SLOT_FREE,
+        SLOT_DEAD, SLOT_FREE, SLOT_HOLD, SLOT_OBSERVE,
     },
     limits::SNAT_PORT_TRIES,
     maglev,
@@ -28,6 +28,7 @@ use gateway_common::{
 
 use super::{
     encap,
+    handoff::Splicing,
     limits::Counts,
     parse::{Transport, Tuple},
     source::Prefix,
@@ -54,6 +55,8 @@ pub struct Slot {
     /// Whether it counts as half-open, and the source whose it counts as.
     pub half_open: bool,
     pub source: Option<(u32, Prefix)>,
+    /// What a handed-off connection has besides.
+    pub splicing: Option<Splicing>,
     /// Nothing in a slot that no flow of ours was in.
     pub dir: Vec<Direction>,
 }
@@ -72,6 +75,7 @@ impl Slot {
             timeout_s: 0,
             half_open: false,
             source: None,
+            splicing: None,
             dir: Vec::new(),
         }
     }
@@ -138,10 +142,10 @@ impl Table {
         (slot.generation == reference.generation).then_some((reference, slot))
     }
 
-    /// The flow of a packet, if it still rewrites.
+    /// The flow of a packet, if it still rewrites, or is about to.
     pub fn live(&self, tuple: &Tuple) -> Option<Found> {
         let (reference, slot) = self.referenced(tuple)?;
-        [SLOT_ACTIVE, SLOT_CLOSING]
+        [SLOT_ACTIVE, SLOT_CLOSING, SLOT_OBSERVE, SLOT_HOLD]
             .contains(&slot.state)
             .then_some(Found {
                 slot: reference.slot,
@@ -203,8 +207,9 @@ impl Table {
         }
         // Who knows the number is at one of the ends, or between them.
         let peer = &slot.dir[found.way ^ 1];
+        let delta = slot.splicing.as_ref().map_or(0, |it| it.seq[found.way]);
         let is_taken = if peer.acknowledges {
-            transport.seq == peer.ack
+            transport.seq.wrapping_add(delta) == peer.ack
         } else {
             slot.progress == TCP_SYN_SENT && has(FLAG_ACK) && transport.ack == peer.seq_end
         };
@@ -272,6 +277,7 @@ impl Table {
                     timeout_s: service.established_timeout_s,
                     half_open: false,
                     source: None,
+                    splicing: None,
                     dir: vec![
                         direction(original, to),
                         direction(reply, original.reversed()),

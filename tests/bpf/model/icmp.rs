@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use gateway_common::{
     drop_reason::DropReason,
-    flow::{KIND_DSR, KIND_SNAT, PROTOCOL_TCP, PROTOCOL_UDP},
+    flow::{KIND_DNAT, KIND_DSR, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     checksum::{Field, pseudo},
     encap,
     flow::TO_CLIENT,
+    handoff,
     parse::{ICMPV6, Ip, Part, Tuple, word},
     rewrite, route, wrapped,
 };
@@ -58,6 +59,10 @@ pub fn translate(model: &Model, frame: &[u8], ip: &Ip) -> Result<(Rewritten, rou
     }
     // The direction in which answers to that packet travel, as the error does.
     let found = model.flows.live(&quoted.tuple.reversed()).ok_or(PASS)?;
+    // About a packet of the agent's.
+    if model.flows.is_of_sockets(found) {
+        return Err(PASS);
+    }
     if ip.is_cut {
         return Err(Fate::Drop(DropReason::Malformed));
     }
@@ -72,7 +77,7 @@ pub fn translate(model: &Model, frame: &[u8], ip: &Ip) -> Result<(Rewritten, rou
     }
     // Clients know nobody behind the gateway, backends that are reached from
     // its own address nobody in front of it.
-    let hidden = found.way == TO_CLIENT || flow.kind == KIND_SNAT;
+    let hidden = found.way == TO_CLIENT || flow.kind != KIND_DNAT;
     let sender = if hidden { to.src.ip() } else { ip.src };
 
     let mut out = Rewritten {
@@ -86,7 +91,13 @@ pub fn translate(model: &Model, frame: &[u8], ip: &Ip) -> Result<(Rewritten, rou
         [sender, to.dst.ip()],
         1,
     );
-    inside(frame, &mut out, &quoted, &to, body.end);
+    let splicing = flow.splicing.as_ref();
+    let delta = splicing.map_or(0, |splicing| splicing.quoted(found.way));
+    // RFC 792 asks for eight bytes, which have the number.
+    if delta != 0 && quoted.l4 + 8 > body.end {
+        return Err(Fate::Drop(DropReason::Malformed));
+    }
+    inside(frame, &mut out, &quoted, &to, body.end, delta);
     let len = body.len();
     let field = Field {
         at: ip.l4 + 2,
@@ -159,10 +170,13 @@ fn quoted(packet: &[u8], outer: &Ip) -> Option<Quoted> {
 
 /// Turns the quoted packet back into what its sender had sent: its source is
 /// where the error goes, its destination where that host had sent it.
-fn inside(frame: &[u8], out: &mut Rewritten, quoted: &Quoted, to: &Tuple, end: usize) {
+fn inside(frame: &[u8], out: &mut Rewritten, quoted: &Quoted, to: &Tuple, end: usize, delta: u32) {
     let (src, dst) = (to.dst, to.src);
     rewrite::header(frame, out, quoted.ip, [src.ip(), dst.ip()], 0);
     rewrite::ports(out, quoted.l4, src, dst);
+    if delta != 0 {
+        handoff::add(&mut out.frame, quoted.l4 + 4, delta);
+    }
     let protocol = quoted.tuple.protocol;
     let at = quoted.l4 + rewrite::checksum_at(protocol);
     let is_udp = protocol == PROTOCOL_UDP;

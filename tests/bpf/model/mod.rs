@@ -11,7 +11,7 @@
 //! # How to extend it
 //!
 //! Each step of a packet's way has a file: [`parse`], [`fragment`], [`flow`],
-//! [`service`], [`source`], [`limits`], [`rewrite`] or [`encap`], [`icmp`],
+//! [`handoff`], [`service`], [`source`], [`limits`], [`rewrite`] or [`encap`], [`icmp`],
 //! [`route`]. A step returns what the next one needs, or the [`Fate`] that ends the
 //! packet's way; [`Model::forward`] and [`icmp::translate`] name them in order. For
 //! something new:
@@ -30,6 +30,7 @@ pub mod checksum;
 pub mod encap;
 pub mod flow;
 pub mod fragment;
+pub mod handoff;
 mod icmp;
 pub mod limits;
 pub mod parse;
@@ -151,6 +152,9 @@ impl Model {
         };
         let found = match self.flows.live(&transport.tuple) {
             None => None,
+            Some(found) if self.flows.is_of_sockets(found) => {
+                return Err(self.flows.note(found, frame, ip, &transport));
+            }
             Some(found) => {
                 sound(ip, &transport)?;
                 (!self.flows.is_restart(found, &transport)).then_some(found)
@@ -166,12 +170,33 @@ impl Model {
         let flow = self.flows.track(found, &transport, ip.len);
         let (service, backend, to) = (flow.service_id, flow.backend_id, flow.dir[found.way].to);
         let is_direct = flow.kind == KIND_DSR;
-        let len = ip.len as u64;
+        let splicing = flow.splicing.clone();
+        if splicing.is_none() {
+            self.count_packet(service, backend, found.way, ip.len as u64);
+        }
+        if is_direct {
+            return Ok(wrapped(frame, ip, to));
+        }
+        let rewritten = rewrite::packet(frame, ip, &transport, &to, |frame| {
+            if let Some(splicing) = splicing {
+                splicing.translate(frame, ip.l4, found.way);
+            }
+        });
+        let sent = route::Sent {
+            to,
+            len: ip.len,
+            may_be_fragmented: may_be_fragmented(frame, ip),
+        };
+        Ok((rewritten, sent))
+    }
+
+    /// Counts a packet of a service's flow.
+    fn count_packet(&mut self, service: u32, backend: u32, way: usize, len: u64) {
         for stats in [
             self.service_stats.entry(service).or_default(),
             self.backend_stats.entry(backend).or_default(),
         ] {
-            if found.way == flow::TO_BACKEND {
+            if way == flow::TO_BACKEND {
                 stats.packets_in += 1;
                 stats.bytes_in += len;
             } else {
@@ -179,16 +204,6 @@ impl Model {
                 stats.bytes_out += len;
             }
         }
-        Ok(if is_direct {
-            wrapped(frame, ip, to)
-        } else {
-            let sent = route::Sent {
-                to,
-                len: ip.len,
-                may_be_fragmented: may_be_fragmented(frame, ip),
-            };
-            (rewrite::packet(frame, ip, &transport, &to), sent)
-        })
     }
 
     /// A first packet to a service becomes a flow.

@@ -11,8 +11,15 @@ use super::{
     parse::{ETHERNET, Ip, Part, Transport, Tuple, word},
 };
 
-/// Rewrites a packet to `to`.
-pub fn packet(frame: &[u8], ip: &Ip, transport: &Transport, to: &Tuple) -> Rewritten {
+/// Rewrites a packet to `to`, and what else `change` changes in its transport
+/// header.
+pub fn packet(
+    frame: &[u8],
+    ip: &Ip,
+    transport: &Transport,
+    to: &Tuple,
+    change: impl FnOnce(&mut [u8]),
+) -> Rewritten {
     let mut out = Rewritten {
         frame: frame.to_vec(),
         loose: Vec::new(),
@@ -22,6 +29,7 @@ pub fn packet(frame: &[u8], ip: &Ip, transport: &Transport, to: &Tuple) -> Rewri
         return out;
     }
     ports(&mut out, ip.l4, to.src, to.dst);
+    change(&mut out.frame);
     let protocol = transport.tuple.protocol;
     let is_udp = protocol == PROTOCOL_UDP;
     let at = ip.l4 + checksum_at(protocol);

@@ -15,7 +15,7 @@ use gateway_common::{
     tcp_state::{FLAG_FIN, FLAG_RST, FLAG_SYN},
 };
 
-use super::{UNGIVEN, UNREACHED};
+use super::{UNGIVEN, UNREACHED, handoffs};
 use crate::{
     lab::{Action, Hook, Lab, Outcome},
     model::{Expected, Model, flow},
@@ -236,6 +236,7 @@ fn slots(lab: &mut Lab, model: &Model) -> Result<(), String> {
         )?;
         if !expected.dir.is_empty() {
             slot(&what, expected, &actual)?;
+            handoffs::compare(&what, expected, &actual)?;
         }
     }
     Ok(())

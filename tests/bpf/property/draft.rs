@@ -29,6 +29,7 @@ pub struct Draft {
     pub flags: u8,
     pub seq: u32,
     pub ack: u32,
+    pub window: u16,
     /// A multiple of four bytes.
     pub tcp_options: Vec<u8>,
     pub payload: Vec<u8>,
@@ -52,6 +53,7 @@ impl Draft {
             flags: 0,
             seq: 1,
             ack: 1,
+            window: 0x2000,
             tcp_options: Vec::new(),
             payload: Vec::new(),
             has_checksum: true,
@@ -83,7 +85,9 @@ impl Draft {
                 bytes.extend(self.seq.to_be_bytes());
                 bytes.extend(self.ack.to_be_bytes());
                 let words = 5 + self.tcp_options.len() / 4;
-                bytes.extend([(words as u8) << 4, self.flags, 0x20, 0, 0, 0, 0, 0]);
+                bytes.extend([(words as u8) << 4, self.flags]);
+                bytes.extend(self.window.to_be_bytes());
+                bytes.extend([0; 4]);
                 bytes.extend(&self.tcp_options);
                 bytes.extend(&self.payload);
                 self.sum_up(&mut bytes, 16);

@@ -47,6 +47,7 @@ impl World {
                     .map(|&(index, state, generation)| {
                         (index, flow::Slot::unused(state, generation))
                     })
+                    .chain(self.handoffs.iter().map(|(&at, slot)| (at, slot.clone())))
                     .collect(),
                 keys: self.keys.iter().copied().collect(),
                 free: self.free.iter().copied().collect(),
@@ -96,6 +97,7 @@ impl World {
             (slot.state, slot.generation) = (state, generation);
             lab.set_slot(index, slot);
         }
+        self.install_handoffs(lab);
         lab.free_slots(self.free.iter().copied());
         for (tuple, reference) in &self.keys {
             let reference = FlowRef {

@@ -14,6 +14,7 @@
 mod compare;
 pub mod draft;
 mod errors;
+mod handoffs;
 mod install;
 mod mutate;
 mod traffic;
@@ -205,15 +206,13 @@ impl Bench {
 }
 
 /// Names of drop reasons that no packet of these sequences can meet: there is
-/// no socket, no helper fails, no agent hands a connection off, and one was
-/// retired.
-const UNREACHED: [DropReason; 6] = [
+/// no socket, no helper fails, and one was retired.
+const UNREACHED: [DropReason; 5] = [
     DropReason::Fragment,
     DropReason::HelperFailed,
     DropReason::NoSocket,
     DropReason::SourceRate,
     DropReason::NewFlowFlood,
-    DropReason::HandoffHold,
 ];
 /// Verdicts likewise.
 const UNGIVEN: [VerdictCounter; 4] = [

@@ -14,7 +14,7 @@ use gateway_common::{
 
 use super::{
     draft::Draft,
-    mutate,
+    handoffs, mutate,
     world::{PORTS, VIPS, World, address},
 };
 use crate::{
@@ -234,7 +234,8 @@ impl Traffic {
         draft.dont_fragment = random.bool();
         draft.has_checksum = !chance(random, 6);
         if chance(random, 4) {
-            draft.tcp_options = vec![1; 4 * random.usize(..=10)];
+            draft.tcp_options = handoffs::options(random);
+            draft.window = random.u16(..);
         }
         if chance(random, 6) {
             draft.options = vec![1; 4 * random.usize(..=10)];

@@ -39,7 +39,7 @@ pub const PORTS: [u16; 3] = [1_883, 53, 443];
 /// Backends of each family: neighbours (more than once, as most are), one that
 /// is not known, the node itself, behind smaller MTUs, on the clients' side,
 /// nowhere, and where the table forbids.
-const ENDPOINTS: [[&str; 24]; 2] = [
+pub const ENDPOINTS: [[&str; 24]; 2] = [
     [
         "10.1.0.11",
         "10.1.0.12",
@@ -94,7 +94,7 @@ const ENDPOINTS: [[&str; 24]; 2] = [
     ],
 ];
 /// The gateway's own address towards them.
-const SOURCES: [&str; 2] = ["10.1.0.1", "fd01::1"];
+pub const SOURCES: [&str; 2] = ["10.1.0.1", "fd01::1"];
 /// Slots of the table that are used.
 pub const SLOTS: u32 = 24;
 
@@ -169,6 +169,8 @@ pub struct World {
     /// Slots with state and generation.
     pub slots: Vec<(u32, u32, u32)>,
     pub free: Vec<u32>,
+    /// Connections of the agent that are handed off, or about to be, by slot.
+    pub handoffs: BTreeMap<u32, flow::Slot>,
     pub keys: Vec<(Tuple, flow::Reference)>,
     pub fragments: Vec<(fragment::Packet, fragment::First)>,
 }
@@ -208,6 +210,9 @@ impl fmt::Display for World {
         for (index, state, generation) in used {
             writeln!(f, "slot {index}: state {state}, generation {generation}")?;
         }
+        for (index, slot) in &self.handoffs {
+            writeln!(f, "handoff in slot {index}: {slot:?}")?;
+        }
         for (tuple, reference) in &self.keys {
             writeln!(f, "left behind: {tuple:?} to {reference:?}")?;
         }
@@ -246,6 +251,7 @@ impl World {
             sources: random_sources(random),
             slots: Vec::new(),
             free: Vec::new(),
+            handoffs: BTreeMap::new(),
             keys: Vec::new(),
             fragments: Vec::new(),
         };
@@ -255,6 +261,9 @@ impl World {
         }
         world.add_ranges(random);
         world.add_slots(random);
+        if random.bool() {
+            world.add_handoffs(random);
+        }
         if chance(random, 3) {
             world.add_leftovers(random);
         }
@@ -436,7 +445,7 @@ impl World {
                 (tuple.src, tuple.dst) = (endpoint, client);
             }
             let (slot, state, generation) = *random.choice(&self.slots).unwrap();
-            let is_live = [SLOT_ACTIVE].contains(&state);
+            let is_live = state == SLOT_ACTIVE || self.handoffs.contains_key(&slot);
             let reference = match random.u32(..3) {
                 0 if !is_live => flow::Reference {
                     slot,
