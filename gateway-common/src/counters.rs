@@ -96,10 +96,13 @@ pub enum VerdictCounter {
     Challenged = 9,
     /// A reset that answered a challenge: its source is there. It goes no further.
     Verified = 10,
+    /// Rewritten, but the interface of the way out sends no frames that XDP
+    /// redirects to it: the stack sends it.
+    EgressMiss = 11,
 }
 
 /// Entries of the verdict counter map.
-pub const VERDICT_COUNTERS: u32 = 11;
+pub const VERDICT_COUNTERS: u32 = 12;
 
 impl VerdictCounter {
     /// All counters with the label metrics use.
@@ -115,6 +118,7 @@ impl VerdictCounter {
         (Self::FlowAdopted, "flow_adopted"),
         (Self::Challenged, "challenged"),
         (Self::Verified, "verified"),
+        (Self::EgressMiss, "egress_miss"),
     ];
 
     /// The label metrics and `sluice status` use.

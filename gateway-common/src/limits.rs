@@ -38,8 +38,9 @@ pub const MAX_STEERED: u32 = 16_384;
 pub const MAX_PORT_RANGE_KEYS: u32 = 1_024;
 /// Fragmented packets on their way at once; the oldest is forgotten first.
 pub const MAX_FRAGMENTS: u32 = 8_192;
-/// Interfaces whose drops are counted apart, 512 bytes a CPU each; those of
-/// further ones are counted by reason only.
+/// Interfaces that XDP redirects frames to; further ones get theirs from the stack.
+/// And whose drops are counted apart, 512 bytes a CPU each; those of further ones
+/// are counted by reason only.
 pub const MAX_INTERFACES: u32 = 4_096;
 /// Sources whose flows, and whose new flows, are counted at once. Of new ones the
 /// oldest is forgotten first.

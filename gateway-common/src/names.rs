@@ -63,6 +63,9 @@ pub const MAP_LABELS: &str = "LABELS";
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array: [`crate::next_hop::NextHop`] by slot and direction.
 pub const MAP_NEXT_HOPS: &str = "NEXT_HOPS";
+/// Hash: indices of the interfaces that send frames which XDP redirects to them, to
+/// 1.
+pub const MAP_XDP_EGRESS: &str = "XDP_EGRESS";
 /// Hash: [`crate::service::ServiceKey`] to [`crate::service::ServiceValue`].
 pub const MAP_SERVICES: &str = "SERVICES";
 /// Hash: [`crate::port_range::PortRangesKey`] to

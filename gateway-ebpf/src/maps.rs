@@ -13,6 +13,7 @@
 //! | LABELS | number in a slot → names of a handed-off connection | agent | agent | exact match; not preallocated, as most of it stays empty |
 //! | FRAGMENTS | addresses, identification → ports | programs | programs | bounded; the oldest goes first, it is worth the least |
 //! | NEXT_HOPS | slot, direction → next hop | programs | programs | per CPU: one writer, no torn answer |
+//! | XDP_EGRESS | interface → that XDP can redirect to it | agent | programs | exact match: what nobody has vouched for gets nothing that way |
 //! | SERVICES | address, port, protocol → ring | agent | programs | exact match |
 //! | PORT_RANGES | address, protocol, table → its ranges | agent | programs, sk_lookup | exact match; a range is one entry of SERVICES or STEER |
 //! | SOURCES | source list, prefix → verdict | agent | programs | longest prefix match in one look-up |
@@ -90,6 +91,9 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
 
 #[map]
 pub static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::pinned(NEXT_HOPS_A_CPU, 0);
+
+#[map]
+pub static XDP_EGRESS: HashMap<u32, u32> = HashMap::pinned(limits::MAX_INTERFACES, NO_PREALLOC);
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(limits::MAX_SERVICES, 0);

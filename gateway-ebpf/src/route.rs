@@ -19,8 +19,13 @@ use gateway_common::{
 };
 
 use crate::{
-    aligned::Aligned, context::Context, flow::Flow, maps::NEXT_HOPS, packet::Packet,
-    verdict::Verdict, watch,
+    aligned::Aligned,
+    context::Context,
+    flow::Flow,
+    maps::{NEXT_HOPS, XDP_EGRESS},
+    packet::Packet,
+    verdict::Verdict,
+    watch,
 };
 
 /// `AF_INET`.
@@ -126,6 +131,10 @@ pub fn find<C: Context>(
         return Err(Verdict::Drop(DropReason::HelperFailed));
     }
     match result as u32 {
+        // The stack has more ways to send than XDP.
+        BPF_FIB_LKUP_RET_SUCCESS if !is_reached(ctx, hop.ifindex) => {
+            Err(Verdict::Pass(VerdictCounter::EgressMiss))
+        }
         BPF_FIB_LKUP_RET_SUCCESS => {
             found.ifindex = hop.ifindex;
             // SAFETY: both members are the same integer.
@@ -147,6 +156,16 @@ pub fn find<C: Context>(
         // Among them: forwarding is switched off on the interface.
         _ => Err(Verdict::Drop(DropReason::NoRoute)),
     }
+}
+
+/// Whether a frame sent to an interface leaves by it. One that XDP redirects does
+/// only where the driver has a way for it: a VLAN, a bridge and most devices of
+/// pods have none, and lose it without a word. Back where it came from is another
+/// way.
+#[inline(always)]
+fn is_reached<C: Context>(ctx: &C, ifindex: u32) -> bool {
+    // SAFETY: only whether there is a value is asked.
+    !C::IS_XDP || ifindex == ctx.ifindex() || unsafe { XDP_EGRESS.get(&ifindex) }.is_some()
 }
 
 /// How long a packet may be, bytes, that leaves with the header `to`.

@@ -148,6 +148,9 @@ impl Lab {
         }
         let mut lab = Self { hook, ebpf };
         maps::set_settings(&mut lab.ebpf);
+        for interface in [WIRE, PODS] {
+            lab.sends_redirected(interface, true);
+        }
         lab
     }
 

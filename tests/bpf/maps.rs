@@ -28,7 +28,7 @@ use gateway_common::{
     source_flows::{self, SourceBucket, Spot},
 };
 
-use crate::lab::Lab;
+use crate::lab::{Lab, interface_index};
 
 /// Small maps: a lab is made for each case.
 pub const CAPACITIES: [(&str, u32); 13] = [
@@ -374,6 +374,19 @@ impl Lab {
         array(&mut self.ebpf, names::MAP_HALF_OPEN)
             .get(&index, 0)
             .unwrap()
+    }
+
+    /// Says whether an interface sends what XDP redirects to it.
+    pub fn sends_redirected(&mut self, interface: &str, sends: bool) {
+        let map = self.ebpf.map_mut(names::MAP_XDP_EGRESS).unwrap();
+        let mut map: HashMap<_, u32, u32> = map.try_into().unwrap();
+        let index = interface_index(interface);
+        if sends {
+            map.insert(index, 1, 0).unwrap();
+        } else {
+            // It may not be there.
+            let _ = map.remove(&index);
+        }
     }
 
     /// Flows of a source.

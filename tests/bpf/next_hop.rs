@@ -7,15 +7,16 @@ use std::{
 };
 
 use gateway_common::{
+    counters::VerdictCounter,
     drop_reason::DropReason,
     flow::FlowRef,
     next_hop::{NEXT_HOP_NS, NEXT_HOPS},
 };
 
 use crate::{
-    lab::{Action, Hook, at_both_hooks, ip},
+    lab::{Action, Hook, PODS, at_both_hooks, ip},
     maps::key,
-    packet::{ACK, BACKEND, CLIENT, SYN, Segment, VIP, at, one_backend},
+    packet::{ACK, BACKEND, CLIENT, SYN, Segment, VIP, at, hex, one_backend},
 };
 
 /// Longer than an answer is believed, with the clock's coarseness.
@@ -114,5 +115,33 @@ fn a_new_flow_in_an_old_slot_asks_anew() {
         );
         ip("route add blackhole 10.1.0.11/32");
         lab.expect_dropped(&Segment::from_client(client, vip, ACK));
+    });
+}
+
+/// A driver that has no way to send what XDP redirects to it loses that silently.
+#[test]
+fn the_stack_sends_where_xdp_cannot() {
+    at_both_hooks(|lab| {
+        one_backend(lab);
+        lab.sends_redirected(PODS, false);
+        let (client, vip, backend) = (at(CLIENT), at(VIP), at(BACKEND));
+        for flags in [SYN, ACK] {
+            let segment = Segment::from_client(client, vip, flags);
+            if lab.hook == Hook::Tc {
+                lab.expect_forwarded(&segment, client, backend);
+                continue;
+            }
+            let outcome = lab.send(&segment);
+            assert_eq!(outcome.action, Action::Pass);
+            // The stack needs no MAC addresses.
+            let expected = segment.forwarded(Hook::Tc, client, backend);
+            assert_eq!(hex(&outcome.frame), hex(&expected));
+        }
+        let missed = if lab.hook == Hook::Tc { 0 } else { 2 };
+        assert_eq!(lab.verdicts(VerdictCounter::EgressMiss), missed);
+        // That it cannot is not kept.
+        lab.sends_redirected(PODS, true);
+        lab.expect_forwarded(&Segment::from_client(client, vip, ACK), client, backend);
+        assert_eq!(lab.verdicts(VerdictCounter::EgressMiss), missed);
     });
 }

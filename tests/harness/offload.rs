@@ -15,8 +15,33 @@ use anyhow::{Context, Result};
 ///
 /// When the interface is missing or refuses.
 pub fn like_a_wire(interface: &str) -> Result<()> {
-    set(interface, ETHTOOL_STXCSUM, 0).context("switch transmit checksums off")?;
+    full_checksums(interface)?;
     set(interface, ETHTOOL_SGRO, 1).context("switch GRO on")
+}
+
+/// The first half of [`like_a_wire`]: the other end of a veth pair still takes
+/// nothing that XDP redirects to it.
+///
+/// # Errors
+///
+/// When the interface is missing or refuses.
+pub fn full_checksums(interface: &str) -> Result<()> {
+    set(interface, ETHTOOL_STXCSUM, 0).context("switch transmit checksums off")
+}
+
+/// Says where a device takes the VLAN tags of what it sends and hands over: beside
+/// packets, as cards do that insert and remove them, or in them.
+///
+/// # Errors
+///
+/// When the interface is missing or refuses.
+pub fn tags_beside_packets(interface: &str, beside: bool) -> Result<()> {
+    let flags = if beside {
+        ETH_FLAG_TXVLAN | ETH_FLAG_RXVLAN
+    } else {
+        0
+    };
+    set(interface, ETHTOOL_SFLAGS, flags).context("set the offloads of VLAN tags")
 }
 
 /// Undoes [`like_a_wire`].
@@ -83,4 +108,7 @@ const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_STSO: u32 = 0x1f;
 const ETHTOOL_SGSO: u32 = 0x24;
+const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_SGRO: u32 = 0x2c;
+const ETH_FLAG_TXVLAN: u32 = 1 << 7;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;

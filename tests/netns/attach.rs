@@ -12,13 +12,16 @@ use gateway_tests::{
     client::raw,
     gateway::{Datapath, Gateway},
     lab::Lab,
-    offload,
+    offload, wait,
 };
 
 use crate::{
     forward::assert_echoes,
     scene::{self, backend, serve, serve_with, tcp},
 };
+
+/// For what takes a second.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 #[test]
 fn tc_forwards_super_packets() {
@@ -44,6 +47,44 @@ fn native_xdp_forwards() {
     let Some(lab) = scene::lab() else { return };
     on_wires(&lab);
     forwards_with(&lab, "attach: xdp-native\n");
+}
+
+/// A veth device sends what XDP redirects to it only if its other end has GRO or a
+/// program, as few pods have: such frames were lost.
+#[test]
+fn the_stack_sends_where_native_xdp_cannot() {
+    let Some(lab) = scene::lab() else { return };
+    for netns in [&lab.client].into_iter().chain(&lab.backends) {
+        netns
+            .run(|| offload::full_checksums("eth0"))
+            .expect("set offloads");
+    }
+    let _echo = Echo::start(&lab, 0, 7000, "").expect("echo");
+    let yaml = tcp("echo", 31_400, &[backend(&lab, 0, 7000)]);
+    let bootstrap = "attach: xdp-native\n";
+    let gateway = serve_with(&lab, Datapath::Ebpf, bootstrap, &[("echo.yaml", yaml)]);
+    let report = || gateway.status().expect("status")["datapath"]["report"].take();
+    let missed = || {
+        let packets = &report()["verdicts"]["egress_miss"]["packets"];
+        packets.as_u64().expect("counted")
+    };
+    let told = || {
+        let warnings = report()["warnings"].take();
+        let mut warnings = warnings.as_array().expect("a list").iter();
+        warnings.any(|it| {
+            let text = it.as_str().unwrap_or_default();
+            text.starts_with("pod1 (veth)") && text.contains("gro on")
+        })
+    };
+    assert_echoes(&lab, 1 << 20);
+    assert!(missed() > 0);
+    wait::until_true("a word to the operator", DEADLINE, told).expect("told");
+
+    on_wires(&lab);
+    wait::until_true("the end of it", DEADLINE, || !told()).expect("noticed");
+    let before = missed();
+    assert_echoes(&lab, 1 << 20);
+    assert_eq!(missed(), before, "from now on XDP sends");
 }
 
 #[test]

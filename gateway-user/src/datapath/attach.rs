@@ -26,7 +26,7 @@ use crate::datapath::{
     error::Cause,
     ethtool, exclusive, fault, filter,
     foreign::{self, Foreign},
-    hook::Hook,
+    hook::{self, Hook},
     interfaces::{Interface, Role},
     links,
     netlink::Netlink,
@@ -77,6 +77,7 @@ pub struct Attachments {
     links: PathBuf,
     mode: AttachMode,
     tcx: bool,
+    slow: bool,
     attached: BTreeMap<String, Attachment>,
 }
 
@@ -87,25 +88,30 @@ impl Attachments {
             links,
             mode,
             tcx: links::has_tcx(),
+            slow: false,
             attached: BTreeMap::new(),
         }
     }
 
     /// Attaches to interfaces that are new, and forgets those that are gone.
-    /// What failed is returned with the interface's role; the rest goes on.
+    /// `slow` says that backends are not reached from XDP. What failed is returned
+    /// with the interface's role; the rest goes on.
     pub fn follow(
         &mut self,
         ebpf: &mut Ebpf,
         netlink: &mut Netlink,
         wanted: &BTreeMap<String, (Interface, Role)>,
+        slow: bool,
     ) -> (bool, Vec<(Role, DatapathError)>) {
         let mut failed = Vec::new();
         let (mode, tcx) = (self.mode, self.tcx);
+        self.slow = slow;
         let pods = wanted.values().any(|(_, role)| *role == Role::Pod);
+        let against = (pods.then_some(hook::PODS)).or(slow.then_some(hook::EGRESS));
         let before = self.attached.len();
         self.attached.retain(|name, attached| {
             wanted.get(name).is_some_and(|(interface, role)| {
-                let (hooks, _) = Hook::choose(mode, interface, *role, pods, tcx);
+                let (hooks, _) = Hook::choose(mode, interface, *role, against, tcx);
                 (interface.index, *role) == (attached.index, attached.role)
                     && hooks.contains(&attached.hook)
             })
@@ -121,7 +127,7 @@ impl Attachments {
             let attached = self
                 .take_along(&mut own, name, interface.index)
                 .map_err(Cause::from)
-                .and_then(|()| self.attach(ebpf, &own, name, interface, *role, pods));
+                .and_then(|()| self.attach(ebpf, &own, name, interface, *role, against));
             match attached {
                 Ok(attachment) => {
                     ours.insert(attachment.program_id);
@@ -129,7 +135,7 @@ impl Attachments {
                     changed = true;
                 }
                 Err(cause) => {
-                    let (hooks, _) = Hook::choose(mode, interface, *role, pods, tcx);
+                    let (hooks, _) = Hook::choose(mode, interface, *role, against, tcx);
                     let error = DatapathError::Attach {
                         program: hooks.first().map_or("", |hook| hook.program()),
                         target: name.clone(),
@@ -174,9 +180,9 @@ impl Attachments {
         name: &str,
         interface: &Interface,
         role: Role,
-        pods: bool,
+        against: Option<&'static str>,
     ) -> Result<Attachment, Cause> {
-        let (hooks, reason) = Hook::choose(self.mode, interface, role, pods, self.tcx);
+        let (hooks, reason) = Hook::choose(self.mode, interface, role, against, self.tcx);
         let taken = foreign::xdp(interface, &pins::ids(own));
         let mut reason = reason.to_owned();
         let mut refusal: Cause = "no hook to try".into();
@@ -359,6 +365,19 @@ impl Attachments {
     /// Whether any interface has its program at XDP.
     pub fn any_at_xdp(&self) -> bool {
         self.attached.values().any(|a| a.hook.is_xdp())
+    }
+
+    /// What [`Attachments::follow`] was told of backends that are not reached from
+    /// XDP.
+    pub fn minds_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Indices of the interfaces that have their program at XDP in the driver.
+    pub fn natives(&self) -> BTreeSet<u32> {
+        let attached = self.attached.values();
+        let natives = attached.filter(|a| a.hook == Hook::XdpNative);
+        natives.map(|a| a.index).collect()
     }
 
     /// Indices of the pod interfaces in use.

@@ -26,6 +26,15 @@ pub enum Hook {
     TcFilter,
 }
 
+/// Against XDP, with local pods: a veth device sends what XDP redirects to it only
+/// if its other end has an XDP program or GRO, as in few pods (`veth_xdp_xmit`).
+pub const PODS: &str = "auto: most pods take no frames that XDP redirects to them";
+
+/// Against XDP, with backends behind devices that send no redirected frames, as
+/// VLANs and bridges.
+pub const EGRESS: &str =
+    "auto: an interface that leads to backends sends no frames that XDP redirects to it";
+
 /// Hooks to try in order, and what speaks for them.
 pub type Choice = (&'static [Hook], &'static str);
 
@@ -78,15 +87,13 @@ impl Hook {
         links.join(format!("{}{}", self.prefix(), interface.replace('.', ":")))
     }
 
-    /// What to try on an interface. With local pods, `auto` leaves XDP alone: a
-    /// frame that XDP redirects to a veth device whose other end has no NAPI
-    /// (neither an XDP program nor GRO, as in most pods) is lost
-    /// (veth_xdp_xmit).
+    /// What to try on an interface. Where something speaks against XDP, `auto`
+    /// leaves it alone.
     pub fn choose(
         mode: AttachMode,
         interface: &Interface,
         role: Role,
-        pods: bool,
+        against_xdp: Option<&'static str>,
         tcx: bool,
     ) -> Choice {
         const ASKED: &str = "asked for by `attach`";
@@ -108,18 +115,17 @@ impl Hook {
                 tc,
                 "auto: a virtual device hands over super-packets, which only tc takes",
             ),
-            (Role::Wire, AttachMode::Auto) if pods => (
-                tc,
-                "auto: pods on this node lose the frames that XDP redirects to them",
-            ),
-            (Role::Wire, AttachMode::Auto) => (all, "auto: the driver runs XDP programs"),
+            (Role::Wire, AttachMode::Auto) => match against_xdp {
+                Some(reason) => (tc, reason),
+                None => (all, "auto: the driver runs XDP programs"),
+            },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Hook;
+    use super::{EGRESS, Hook, PODS};
     use crate::datapath::{
         AttachMode,
         interfaces::{Interface, Role},
@@ -127,38 +133,39 @@ mod tests {
 
     #[test]
     fn auto_takes_native_xdp_on_a_card_without_pods_only() {
-        let choose = |mode, is_virtual, role, pods| {
+        let choose = |mode, is_virtual, role, against| {
             let interface = Interface {
                 is_virtual,
                 ..Interface::default()
             };
-            Hook::choose(mode, &interface, role, pods, true)
+            Hook::choose(mode, &interface, role, against, true)
         };
         let auto = AttachMode::Auto;
-        let (hooks, reason) = choose(auto, false, Role::Wire, false);
+        let (hooks, reason) = choose(auto, false, Role::Wire, None);
         assert_eq!(hooks, [Hook::XdpNative, Hook::Tc]);
         assert!(reason.contains("driver"), "{reason}");
-        for (is_virtual, role, pods, word) in [
-            (true, Role::Wire, false, "virtual"),
-            (false, Role::Wire, true, "redirects"),
-            (false, Role::Pod, true, "super-packets"),
+        for (is_virtual, role, against, word) in [
+            (true, Role::Wire, None, "virtual"),
+            (false, Role::Wire, Some(PODS), "pods"),
+            (false, Role::Wire, Some(EGRESS), "backends"),
+            (false, Role::Pod, Some(PODS), "super-packets"),
         ] {
-            let (hooks, reason) = choose(auto, is_virtual, role, pods);
+            let (hooks, reason) = choose(auto, is_virtual, role, against);
             assert_eq!(hooks, [Hook::Tc]);
             assert!(reason.contains(word), "{reason}");
         }
         let wire = Interface::default();
-        let (hooks, _) = Hook::choose(auto, &wire, Role::Wire, false, false);
+        let (hooks, _) = Hook::choose(auto, &wire, Role::Wire, None, false);
         assert_eq!(hooks, [Hook::XdpNative, Hook::TcFilter], "without tcx");
         for (mode, hook) in [
             (AttachMode::XdpNative, Hook::XdpNative),
             (AttachMode::XdpGeneric, Hook::XdpGeneric),
             (AttachMode::Tc, Hook::Tc),
         ] {
-            let (hooks, reason) = choose(mode, true, Role::Wire, true);
+            let (hooks, reason) = choose(mode, true, Role::Wire, Some(PODS));
             assert_eq!(hooks, [hook], "without another try");
             assert!(reason.contains("asked"), "{reason}");
-            let (hooks, _) = choose(mode, true, Role::Pod, true);
+            let (hooks, _) = choose(mode, true, Role::Pod, Some(PODS));
             assert_eq!(hooks, [Hook::Tc], "pods always");
         }
     }

@@ -33,6 +33,8 @@ pub mod destination;
 mod detach;
 #[cfg(feature = "ebpf")]
 mod drops;
+#[cfg(feature = "ebpf")]
+mod egress;
 pub mod error;
 #[cfg(feature = "ebpf")]
 mod ethtool;

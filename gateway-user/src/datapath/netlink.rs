@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Questions to the kernel's routing socket, asked and answered at once.
+//! Questions to the kernel by netlink, asked and answered at once.
 //!
 //! The kernel answers a netlink request before `sendmsg` returns, so a blocking
 //! socket never waits, and needs neither a task nor a runtime.
 
 use std::{
+    fmt::Debug,
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
@@ -12,9 +13,15 @@ use std::{
 
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload},
-    packet_route::{AddressFamily, RouteNetlinkMessage},
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    packet_core::{
+        NLM_F_ACK, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+        NetlinkPayload, NetlinkSerializable,
+    },
+    packet_route::AddressFamily,
+    sys::{
+        Socket, SocketAddr,
+        protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+    },
 };
 
 /// A socket for requests.
@@ -25,12 +32,25 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens a socket in the thread's network namespace.
+    /// Opens a socket for links, addresses, routes and neighbours, in the thread's
+    /// network namespace.
     ///
     /// # Errors
     /// Those of `socket` and `bind`.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// Opens one for generic netlink.
+    ///
+    /// # Errors
+    /// As [`Netlink::open`].
+    pub fn open_generic() -> io::Result<Self> {
+        Self::of(NETLINK_GENERIC)
+    }
+
+    fn of(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
@@ -44,16 +64,15 @@ impl Netlink {
     ///
     /// # Errors
     /// What the kernel answers, or the socket.
-    pub fn ask(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn ask<M>(&mut self, message: M, flags: u16) -> io::Result<Vec<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Debug,
+    {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
@@ -62,7 +81,7 @@ impl Netlink {
         let mut answers = Vec::new();
         loop {
             let (datagram, _) = self.socket.recv_from_full()?;
-            for message in messages(&datagram) {
+            for message in messages::<M>(&datagram) {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -81,7 +100,10 @@ impl Netlink {
 
 /// The messages of a datagram. One that cannot be parsed is passed over: the
 /// kernel may be newer than the parser.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+fn messages<M>(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<M>>
+where
+    M: NetlinkDeserializable + Debug,
+{
     let mut rest = datagram;
     std::iter::from_fn(move || {
         loop {

@@ -59,6 +59,8 @@ use parse::{Ip, Part, Transport, Tuple};
 pub struct Model {
     pub hook: Hook,
     pub settings: Settings,
+    /// Whether [`route::SLOW`] sends what XDP redirects to it.
+    pub slow_sends: bool,
     pub services: HashMap<ServiceKey, ServiceValue>,
     /// Which ranges of ports an address has, by protocol.
     pub port_ranges: HashMap<(Addr16, u8), Vec<(u16, u16)>>,
@@ -126,15 +128,16 @@ impl Model {
             Ok(ended) => ended,
         };
         let Rewritten { mut frame, loose } = rewritten;
-        let (action, verdict) = match route::send(self.hook, interface, &sent, &mut frame) {
-            Ok(end) => end,
-            // The sender lets routers fragment it (RFC 791 section 2.3).
-            Err(DropReason::PacketTooBig) if sent.may_be_fragmented => {
-                (Action::Pass, VerdictCounter::Fragmented)
-            }
-            // The sender is told, but in these runs never is: see `property`.
-            Err(reason) => return dropped(reason),
-        };
+        let (action, verdict) =
+            match route::send((self.hook, self.slow_sends), interface, &sent, &mut frame) {
+                Ok(end) => end,
+                // The sender lets routers fragment it (RFC 791 section 2.3).
+                Err(DropReason::PacketTooBig) if sent.may_be_fragmented => {
+                    (Action::Pass, VerdictCounter::Fragmented)
+                }
+                // The sender is told, but in these runs never is: see `property`.
+                Err(reason) => return dropped(reason),
+            };
         Expected {
             action,
             verdict,

@@ -72,9 +72,10 @@ enum Way {
     Refused,
 }
 
-/// The end of a rewritten packet that came in by `interface`.
+/// The end of a rewritten packet that came in by `interface`. At XDP, [`SLOW`] may
+/// be one that sends nothing that is redirected to it.
 pub fn send(
-    hook: Hook,
+    (hook, slow_sends): (Hook, bool),
     interface: &str,
     sent: &Sent,
     frame: &mut [u8],
@@ -103,6 +104,9 @@ pub fn send(
         // The kernel finds the neighbour and writes the addresses afterwards.
         (Hook::Tc, _) => Ok((Action::Redirect, VerdictCounter::Forwarded)),
         (Hook::Xdp, None) => Ok((Action::Pass, VerdictCounter::NeighbourMiss)),
+        (Hook::Xdp, Some(_)) if out == SLOW && !slow_sends => {
+            Ok((Action::Pass, VerdictCounter::EgressMiss))
+        }
         (Hook::Xdp, Some(neighbour)) => {
             frame[..6].copy_from_slice(&neighbour);
             frame[6..12].copy_from_slice(match out {

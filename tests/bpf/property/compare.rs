@@ -103,7 +103,9 @@ impl Totals {
         let met = |counter: VerdictCounter| self.verdicts[counter as usize].packets;
         for (counter, name) in VerdictCounter::ALL {
             let never = UNGIVEN.contains(&counter)
-                || self.hook == Hook::Tc && counter == VerdictCounter::NeighbourMiss;
+                || self.hook == Hook::Tc
+                    && [VerdictCounter::NeighbourMiss, VerdictCounter::EgressMiss]
+                        .contains(&counter);
             assert_eq!(met(counter) == 0, never, "{name}");
         }
         for reason in DropReason::ALL {

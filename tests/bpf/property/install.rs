@@ -19,7 +19,7 @@ use super::world::{SLOTS, World};
 use crate::{
     lab::{Hook, Lab},
     maps::capacity,
-    model::{Model, flow, fragment, limits::Counts},
+    model::{Model, flow, fragment, limits::Counts, route::SLOW},
 };
 
 impl World {
@@ -29,6 +29,7 @@ impl World {
         Model {
             hook,
             settings: self.settings,
+            slow_sends: self.slow_sends,
             services: self.services.iter().copied().collect(),
             port_ranges: self
                 .port_ranges
@@ -72,6 +73,7 @@ impl World {
     /// Writes it to the maps. Slots keep what is in them but for state and
     /// generation: a new flow starts from anything.
     pub fn install(&self, lab: &mut Lab) {
+        lab.sends_redirected(SLOW, self.slow_sends);
         for ((addr, proto), ranges) in &self.port_ranges {
             lab.port_ranges(RANGES_OF_SERVICES, *addr, *proto, ranges);
         }

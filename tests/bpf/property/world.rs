@@ -160,6 +160,8 @@ fn random_guard(random: &mut Rng) -> Guard {
 #[derive(Clone, Debug)]
 pub struct World {
     pub settings: Settings,
+    /// Whether the slow interface sends what XDP redirects to it.
+    pub slow_sends: bool,
     pub services: Vec<(ServiceKey, ServiceValue)>,
     pub rings: BTreeMap<u32, RingChunk>,
     pub backends: BTreeMap<u32, Backend>,
@@ -177,7 +179,7 @@ pub struct World {
 
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:?}", self.settings)?;
+        writeln!(f, "{:?}, slow sends: {}", self.settings, self.slow_sends)?;
         for (key, value) in &self.services {
             let at = SocketAddr::new(key.addr.into(), u16::from_be(key.port_be));
             let last = u16::from_be(key.last_port_be);
@@ -244,6 +246,7 @@ impl World {
                 _pad: 0,
                 limits: random_limits(random),
             },
+            slow_sends: random.bool(),
             services: Vec::new(),
             rings: BTreeMap::new(),
             backends: BTreeMap::new(),

@@ -62,6 +62,8 @@ impl Datapath {
         wanted.proxied.extend(plan.proxied);
         self.proxied = wanted.proxied;
         self.peers.set_present(desired);
+        self.slow
+            .set_next_hops(next_hops.iter().map(|(index, _)| *index).collect());
         self.keep_neighbours(next_hops);
         Ok(Applied {
             operations: plan.ops.len(),

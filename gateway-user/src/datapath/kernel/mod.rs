@@ -22,6 +22,7 @@ use crate::{
         attach::{self, Attachments},
         bpffs::Pins,
         drops::DropsByInterface,
+        egress::Egress,
         exclusive::{self, Lock},
         fault,
         flows::{Sweeper, monotonic_ns},
@@ -45,6 +46,7 @@ use crate::{
 
 mod adopted;
 mod catch_up;
+mod egress;
 mod handoffs;
 mod neighbours;
 mod retire;
@@ -60,6 +62,9 @@ pub struct Datapath {
     flush_log: Option<Box<dyn FnMut() + Send>>,
     maps: Maps,
     drops_by_interface: DropsByInterface,
+    egress: Egress,
+    /// Where XDP does not lead.
+    slow: egress::Slow,
     attachments: Attachments,
     netlink: Netlink,
     changes: Changes,
@@ -123,6 +128,7 @@ impl Datapath {
         };
         let mut maps = Maps::take(&mut ebpf)?;
         let drops_by_interface = DropsByInterface::take(&mut ebpf)?;
+        let egress = Egress::take(&mut ebpf)?;
         let found = maps.settings()?;
         let settings = Settings {
             hash_seed: config.hash_seed,
@@ -162,6 +168,8 @@ impl Datapath {
             flush_log,
             maps,
             drops_by_interface,
+            egress,
+            slow: egress::Slow::default(),
             attachments,
             netlink: Netlink::open().map_err(netlink("open a netlink socket"))?,
             changes: Changes::open().map_err(netlink("open a netlink socket"))?,
@@ -264,6 +272,11 @@ impl Datapath {
     /// As [`Datapath::apply`].
     pub async fn refresh(&mut self) -> Result<bool, DatapathError> {
         self.behind |= self.changes.any();
+        // What a device does with redirected frames is not among the changes.
+        if self.attachments.any_at_xdp() || self.slow.any() {
+            self.keep_egress();
+            self.behind |= self.attachments.minds_slow() != self.slow.any();
+        }
         if !self.behind {
             return Ok(false);
         }
@@ -377,14 +390,17 @@ impl Datapath {
         };
         let wanted = self.patterns.choose(&interfaces, &default_routes);
         let before: BTreeSet<String> = self.attachments.names().map(str::to_owned).collect();
-        let (changed, failed) = self
-            .attachments
-            .follow(&mut self.ebpf, &mut self.netlink, &wanted);
+        let (changed, failed) =
+            self.attachments
+                .follow(&mut self.ebpf, &mut self.netlink, &wanted, self.slow.any());
         if changed {
             let indices = self.attachments.indices();
             if let Err(error) = self.drops_by_interface.follow(&indices) {
                 self.warn(error.to_string());
             }
+        }
+        if changed {
+            self.keep_egress();
         }
         let now: Vec<String> = self.attachments.names().map(str::to_owned).collect();
         for name in now.iter().filter(|name| !before.contains(*name)) {

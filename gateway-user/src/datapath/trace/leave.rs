@@ -120,6 +120,28 @@ pub fn neighbour(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> 
     Ok(None)
 }
 
+/// Whether XDP can send it there.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn egress(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
+    let (Some(hop), Some(ingress)) = (&walk.hop, &walk.ingress) else {
+        return Ok(None);
+    };
+    if !ingress.is_xdp() || hop.index == ingress.index || walk.pinned.is_egress(hop.index)? {
+        return Ok(None);
+    }
+    walk.is_egress_missing = true;
+    let out = walk.node.name(hop.index);
+    walk.found(
+        "egress",
+        format!(
+            "{out} sends nothing that XDP redirects to it: the stack sends it, which costs more"
+        ),
+    );
+    Ok(None)
+}
+
 /// The longest packet that goes through.
 ///
 /// # Errors

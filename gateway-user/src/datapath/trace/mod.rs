@@ -48,7 +48,7 @@ use crate::{
 type Step = fn(&mut Walk<'_>) -> Result<Option<Outcome>, DatapathError>;
 
 /// In the order of the programs.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     arrive::interface,
     decide::flow,
     decide::service,
@@ -59,6 +59,7 @@ const STEPS: [Step; 11] = [
     admit::translation,
     leave::route,
     leave::neighbour,
+    leave::egress,
     leave::mtu,
 ];
 
@@ -114,6 +115,8 @@ struct Walk<'a> {
     /// Of a flow, existing or new.
     translation: Option<Translation>,
     hop: Option<Hop>,
+    /// From XDP nothing leaves by the interface of the next hop.
+    is_egress_missing: bool,
     /// What the programs cannot know makes the packet fail behind them.
     fails_later: bool,
 }
@@ -130,6 +133,12 @@ struct Ingress {
 impl Ingress {
     fn is_tc(&self) -> bool {
         self.hook == Hook::Tc.name()
+    }
+
+    fn is_xdp(&self) -> bool {
+        [Hook::XdpNative, Hook::XdpGeneric]
+            .iter()
+            .any(|hook| hook.name() == self.hook)
     }
 }
 
@@ -195,6 +204,7 @@ pub fn trace(config: &DatapathConfig, query: &TraceQuery) -> Result<TraceReport,
         ended: None,
         translation: None,
         hop: None,
+        is_egress_missing: false,
         fails_later: false,
     };
     let mut outcome = None;
@@ -218,10 +228,12 @@ impl Walk<'_> {
             // At tc the kernel resolves the neighbour while the packet waits.
             let is_tc = self.ingress.as_ref().is_none_or(Ingress::is_tc);
             let resolved = self.hop.as_ref().is_none_or(|hop| hop.resolved);
-            let verdict = if is_tc || resolved {
-                VerdictCounter::Forwarded
-            } else {
+            let verdict = if !is_tc && !resolved {
                 VerdictCounter::NeighbourMiss
+            } else if self.is_egress_missing {
+                VerdictCounter::EgressMiss
+            } else {
+                VerdictCounter::Forwarded
             };
             Outcome {
                 delivered: !self.fails_later,

@@ -17,7 +17,7 @@ use gateway_common::{
     names::{
         MAP_BACKENDS, MAP_FLOW_SLOTS, MAP_FLOWS, MAP_HALF_OPEN, MAP_NEW_FLOWS, MAP_PORT_RANGES,
         MAP_RINGS, MAP_SERVICES, MAP_SETTINGS, MAP_SOURCE_FLOWS, MAP_SOURCE_RATES, MAP_SOURCES,
-        MAP_STEER, MAP_VERIFIED,
+        MAP_STEER, MAP_VERIFIED, MAP_XDP_EGRESS,
     },
     port_range::{PortRange, PortRanges, PortRangesKey, RANGES_OF_SERVICES, RANGES_OF_STEERED},
     service::{RingChunk, ServiceKey, ServiceValue},
@@ -46,6 +46,7 @@ pub struct Pinned {
     source_rates: HashMap<MapData, SourceId, u64>,
     verified: HashMap<MapData, Addr16, u64>,
     new_flows: Array<MapData, u64>,
+    egress: HashMap<MapData, u32, u32>,
 }
 
 impl Pinned {
@@ -79,7 +80,16 @@ impl Pinned {
             source_rates: hash(&maps, MAP_SOURCE_RATES)?,
             verified: hash(&maps, MAP_VERIFIED)?,
             new_flows: array(&maps, MAP_NEW_FLOWS)?,
+            egress: hash(&maps, MAP_XDP_EGRESS)?,
         })
+    }
+
+    /// Whether XDP redirects to an interface.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn is_egress(&self, index: u32) -> Result<bool, DatapathError> {
+        Ok(look_up(&self.egress, MAP_XDP_EGRESS, &index)?.is_some())
     }
 
     /// The settings.

@@ -25,7 +25,8 @@ fn attach(datapath: &mut Datapath, config: &DatapathConfig, mode: AttachMode) ->
     };
     let wanted = BTreeMap::from([("wire0".to_owned(), (card, Role::Wire))]);
     let mut attachments = Attachments::new(Pins::new(&config.bpffs).links(), mode);
-    let (changed, failed) = attachments.follow(&mut datapath.ebpf, &mut datapath.netlink, &wanted);
+    let (changed, failed) =
+        attachments.follow(&mut datapath.ebpf, &mut datapath.netlink, &wanted, false);
     assert!(changed && failed.is_empty(), "{failed:?}");
     attachments.report().remove(0)
 }
