@@ -6,6 +6,8 @@
 //! [`gateway_common::next_hop::NEXT_HOP_NS`] ago. What is told is put together in
 //! a program of its own, the last one of a packet's way.
 
+use core::mem;
+
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_coarse_ns};
 use gateway_common::{
     addr::Addr16,
@@ -81,9 +83,8 @@ pub fn end<C: Context>(ctx: &C, verdict: Verdict) {
     let (counter, reason, action) = match verdict {
         Verdict::SentWatched(_) => return ctx.continue_with(CALL_WATCH),
         Verdict::Sent(_) | Verdict::Pass(VerdictCounter::Passed) => return,
-        // There may be a flood of them, and the frame is not what it was.
-        Verdict::Challenged(_) | Verdict::Noted(_) => return,
-        Verdict::Pass(counter) => (counter, 0, None),
+        Verdict::Challenged(action) => (VerdictCounter::Challenged, 0, Some(action)),
+        Verdict::Pass(counter) | Verdict::Noted(counter) => (counter, 0, None),
         Verdict::Drop(reason) => (VerdictCounter::Dropped, reason as u8, None),
         Verdict::Answered(reason, action) => (VerdictCounter::Dropped, reason as u8, action),
     };
@@ -110,9 +111,10 @@ pub fn tell<C: Context>(ctx: &C) -> C::Action {
         return ctx.action(Verdict::Drop(DropReason::BadMapEntry));
     };
     let is_drop = state.ended.verdict == VerdictCounter::Dropped as u8;
+    let is_noted = state.ended.verdict == VerdictCounter::Verified as u8;
     let verdict = if state.ended.is_action != 0 {
         Verdict::Sent(state.ended.action)
-    } else if is_drop {
+    } else if is_drop || is_noted {
         Verdict::Drop(DropReason::HelperFailed)
     } else {
         Verdict::Pass(VerdictCounter::Passed)
@@ -161,6 +163,12 @@ fn ended<C: Context>(ctx: &C, state: &mut WatchState, is_drop: bool) {
     let mut packet = Packet::empty();
     // What cannot be parsed is told as far as it can.
     let _ = parse::frame(ctx, &mut packet);
+    if state.ended.verdict == VerdictCounter::Challenged as u8 {
+        // On its way back by now.
+        let key = &mut packet.key;
+        mem::swap(&mut key.src, &mut key.dst);
+        mem::swap(&mut key.src_port_be, &mut key.dst_port_be);
+    }
     let decision = &mut state.decision;
     decision.key = packet.key;
     decision.new_src = Addr16::ANY;

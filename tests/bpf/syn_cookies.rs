@@ -15,7 +15,7 @@ use crate::{
     packet::{ACK, BACKEND, CLIENT, FAMILIES, RST, SYN, Segment, VIP, at, hex},
 };
 
-const ALWAYS: Guard = Guard {
+pub const ALWAYS: Guard = Guard {
     is_on: 1,
     syn_cookies: SYN_COOKIES_ALWAYS,
     ..Guard::NONE
@@ -26,20 +26,20 @@ const AUTO: Guard = Guard {
 };
 
 /// A guarded service with one backend and room for 64 flows.
-fn guarded(lab: &mut Lab, [_, vip, backend]: [&str; 3], guard: Guard) {
+pub fn guarded(lab: &mut Lab, [_, vip, backend]: [&str; 3], guard: Guard) {
     lab.free_slots(0..64);
     lab.dnat_backend(1, at(backend));
     lab.service_with(at(vip), &[1], |service| service.guard = guard);
 }
 
 /// The same client by another port.
-fn port(client: &str, port: u16) -> SocketAddr {
+pub fn port(client: &str, port: u16) -> SocketAddr {
     let mut client = at(client);
     client.set_port(port);
     client
 }
 
-fn syn(from: SocketAddr, vip: &str) -> Segment {
+pub fn syn(from: SocketAddr, vip: &str) -> Segment {
     Segment {
         // As a client's has them.
         tcp_options: vec![2, 4, 5, 0xb4, 1, 3, 3, 7],
@@ -49,7 +49,7 @@ fn syn(from: SocketAddr, vip: &str) -> Segment {
 
 /// The number that the challenge to a SYN acknowledges. The challenge is the SYN
 /// with its addresses, ports and MAC addresses exchanged, as an acknowledgement.
-fn challenge(lab: &mut Lab, syn: &Segment) -> u32 {
+pub fn challenge(lab: &mut Lab, syn: &Segment) -> u32 {
     let before = lab.verdicts(VerdictCounter::Challenged);
     let outcome = lab.run(WIRE, &syn.frame());
     let back = match lab.hook {
@@ -75,7 +75,7 @@ fn challenge(lab: &mut Lab, syn: &Segment) -> u32 {
 }
 
 /// A reset with a sequence number.
-fn reset(from: SocketAddr, vip: &str, seq: u32) -> Segment {
+pub fn reset(from: SocketAddr, vip: &str, seq: u32) -> Segment {
     Segment {
         seq,
         ack: 0,
@@ -85,7 +85,7 @@ fn reset(from: SocketAddr, vip: &str, seq: u32) -> Segment {
 }
 
 /// Expects that a reset is taken for the answer to a challenge.
-fn expect_verified(lab: &mut Lab, reset: &Segment) {
+pub fn expect_verified(lab: &mut Lab, reset: &Segment) {
     let before = lab.verdicts(VerdictCounter::Verified);
     assert_eq!(lab.run(WIRE, &reset.frame()).action, Action::Drop);
     assert_eq!(lab.verdicts(VerdictCounter::Verified), before + 1);

@@ -24,7 +24,8 @@ use gateway_common::{
 use crate::{
     lab::{Lab, PODS, WIRE, at_both_hooks, interface_index, set_forwarding},
     maps::{addr, key},
-    packet::{ACK, BACKEND, CLIENT, SYN, SYN_ACK, Segment, VIP, at, one_backend},
+    packet::{ACK, BACKEND, CLIENT, FAMILIES, SYN, SYN_ACK, Segment, VIP, at, one_backend},
+    syn_cookies,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -291,4 +292,35 @@ fn a_flood_is_left_out_and_counted() {
         assert_eq!(told + lab.left_out(), 6 * SENT);
         assert!(told < 6 * SENT - 1_000, "{told}: the ring is larger");
     });
+}
+
+/// Of the connection that the client wants: by then the SYN is on its way back.
+#[test]
+fn challenges_and_their_answers_are_told() {
+    for family in FAMILIES {
+        at_both_hooks(|lab| {
+            let [client, vip, _] = family;
+            syn_cookies::guarded(lab, family, syn_cookies::ALWAYS);
+            let from = syn_cookies::port(client, 5_000);
+            lab.watch(watch(WATCH_NEW));
+            let number = syn_cookies::challenge(lab, &syn_cookies::syn(from, vip));
+            let reset = syn_cookies::reset(from, vip, number);
+            syn_cookies::expect_verified(lab, &reset);
+            let decisions = lab.decisions();
+            let verdicts = [VerdictCounter::Challenged, VerdictCounter::Verified];
+            assert_eq!(decisions.len(), verdicts.len());
+            for (decision, verdict) in decisions.iter().zip(verdicts) {
+                assert_eq!(decision.verdict, verdict as u8);
+                assert_eq!(decision.packet, PACKET_NO_FLOW);
+                assert_eq!(decision.key, key(from, at(vip)));
+                assert_eq!(decision.ifindex, interface_index(WIRE));
+            }
+            // Neither is a drop.
+            lab.watch(watch(0));
+            let other = syn_cookies::syn(syn_cookies::port(client, 5_001), vip);
+            lab.run(WIRE, &other.frame());
+            syn_cookies::expect_verified(lab, &reset);
+            assert_eq!(lab.decisions(), []);
+        });
+    }
 }
