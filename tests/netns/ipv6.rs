@@ -45,6 +45,19 @@ pub fn dual_stack(lab: &Lab) {
     }
 }
 
+/// A forwarded port of [`VIP`] with one endpoint.
+pub fn tcp(port: u16, target: SocketAddr) -> String {
+    scene::tcp("echo", port, &[target])
+        .replace(
+            "    hosts: [\"*\"]\n",
+            &format!("    hosts: [\"*\"]\n    bind: \"{VIP}\"\n"),
+        )
+        .replace(
+            &format!("address: {}", target.ip()),
+            &format!("address: \"{}\"", target.ip()),
+        )
+}
+
 #[test]
 fn ipv6_is_forwarded_in_the_kernel() {
     for mode in ["dnat", "snat"] {
@@ -52,15 +65,7 @@ fn ipv6_is_forwarded_in_the_kernel() {
         dual_stack(&lab);
         let target = SocketAddr::from((BACKEND, 7000));
         let _echo = Echo::serve(&lab.backends[0], target, "").expect("echo");
-        let yaml = scene::tcp("echo", 31_400, &[target])
-            .replace(
-                "    hosts: [\"*\"]\n",
-                &format!("    hosts: [\"*\"]\n    bind: \"{VIP}\"\n"),
-            )
-            .replace(
-                &format!("address: {BACKEND}"),
-                &format!("address: \"{BACKEND}\""),
-            );
+        let yaml = tcp(31_400, target);
         let gateway = scene::serve_with(
             &lab,
             Datapath::Ebpf,

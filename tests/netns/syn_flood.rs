@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
     ops::Range,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
@@ -20,7 +20,10 @@ use gateway_tests::{
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::scene::{self, backend, serve_with, tcp, vip};
+use crate::{
+    ipv6,
+    scene::{self, backend, serve_with, tcp, vip},
+};
 
 const PORT: u16 = 31_400;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -36,33 +39,55 @@ const MOST: u32 = 200_000;
 /// SYNs to a port of the VIP.
 pub struct Flood {
     socket: Socket,
-    to: Ipv4Addr,
-    port: u16,
+    to: SocketAddr,
 }
 
 impl Flood {
     pub fn new(lab: &Lab, port: u16) -> Self {
+        Self::at(lab, vip(lab, port))
+    }
+
+    fn at(lab: &Lab, to: SocketAddr) -> Self {
         let protocol = Some(Protocol::from(libc::IPPROTO_RAW));
         let socket = lab
             .client
-            .run(|| Socket::new(Domain::IPV4, Type::RAW, protocol));
+            .run(|| Socket::new(Domain::for_address(to), Type::RAW, protocol));
         Self {
             socket: socket.expect("a raw socket"),
-            to: lab.vip(),
-            port: lab.port(port),
+            to,
         }
     }
 
     /// Sends the SYNs of these numbers, each from an address of its own.
     pub fn send(&self, lab: &Lab, numbers: Range<u32>) {
-        let to = SocketAddr::from((self.to, 0)).into();
+        let to = SocketAddr::from((self.to.ip(), 0)).into();
         lab.client.run(|| {
             for number in numbers {
                 let [_, high, middle, low] = number.to_be_bytes();
-                let from = [10, 100 + high, middle, low];
                 let mut packet = Vec::new();
-                PacketBuilder::ipv4(from, self.to.octets(), 64)
-                    .tcp(1_024 + low as u16, self.port, number, 64_240)
+                let builder = match self.to.ip() {
+                    IpAddr::V4(to) => {
+                        let from = [10, 100 + high, middle, low];
+                        PacketBuilder::ipv4(from, to.octets(), 64)
+                    }
+                    IpAddr::V6(to) => {
+                        // A network of its own for each, of those for examples.
+                        let net = [middle, low].map(u16::from);
+                        let from = Ipv6Addr::new(
+                            0x2001,
+                            0xdb8,
+                            u16::from(high),
+                            net[0] << 8 | net[1],
+                            0,
+                            0,
+                            0,
+                            1,
+                        );
+                        PacketBuilder::ipv6(from.octets(), to.octets(), 64)
+                    }
+                };
+                builder
+                    .tcp(1_024 + low as u16, self.to.port(), number, 64_240)
                     .syn()
                     .write(&mut packet, &[])
                     .expect("a packet");
@@ -83,10 +108,9 @@ fn counted(report: &Value, table: &str, name: &str) -> u64 {
 }
 
 /// A new connection of a client; it is echoed.
-fn connect(lab: &Lab, source: IpAddr) -> TcpStream {
-    let to = vip(lab, PORT);
+fn connect(lab: &Lab, source: IpAddr, to: SocketAddr) -> TcpStream {
     let mut stream: TcpStream = lab.client.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
         let from = SocketAddr::new(source, 0);
         socket.bind(&from.into()).expect("its address");
         let connected = socket.connect_timeout(&to.into(), DEADLINE);
@@ -107,30 +131,60 @@ fn exchange(stream: &mut TcpStream) {
 
 /// Everybody connects who is there, nobody else gets far, and all of it is
 /// counted.
-fn real_clients_connect(attach: &str, protection: &str, pressure: &str) {
+fn real_clients_connect(is_v6: bool, attach: &str, protection: &str, pressure: &str) {
     let Some(lab) = scene::lab() else { return };
+    let (to, client, target) = if is_v6 {
+        ipv6::dual_stack(&lab);
+        // What the backend answers to the flood goes where that came from.
+        lab.gateway
+            .ip(&format!("route add 2001:db8::/32 via {}", ipv6::CLIENT))
+            .expect("a route");
+        (
+            (ipv6::VIP, PORT).into(),
+            ipv6::CLIENT.into(),
+            (ipv6::BACKEND, 7000).into(),
+        )
+    } else {
+        (vip(&lab, PORT), CLIENT.into(), backend(&lab, 0, 7000))
+    };
     if attach != "tc" {
         for netns in [&lab.client].into_iter().chain(&lab.backends) {
             let set = netns.run(|| offload::like_a_wire("eth0"));
             set.expect("full checksums");
         }
     }
-    let sources: Vec<IpAddr> = (0..CLIENTS).map(|n| [10, 98, 0, 10 + n].into()).collect();
+    let source = |n: u8| -> IpAddr {
+        if is_v6 {
+            Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 1, u16::from(n)).into()
+        } else {
+            [10, 98, 0, 10 + n].into()
+        }
+    };
+    let sources: Vec<IpAddr> = (0..CLIENTS).map(source).collect();
     for source in &sources {
+        let rest = if is_v6 {
+            "64 dev eth0 nodad"
+        } else {
+            "24 dev eth0"
+        };
         lab.client
-            .ip(&format!("addr add {source}/24 dev eth0"))
+            .ip(&format!("addr add {source}/{rest}"))
             .expect("another address");
     }
-    let _echo = Echo::start(&lab, 0, 7000, "").expect("echo");
-    let yaml = tcp("echo", PORT, &[backend(&lab, 0, 7000)]);
+    let _echo = Echo::serve(&lab.backends[0], target, "").expect("echo");
+    let yaml = if is_v6 {
+        ipv6::tcp(PORT, target)
+    } else {
+        tcp("echo", PORT, &[target])
+    };
     let bootstrap = format!("attach: {attach}\nprotection: {{{protection}}}\n");
     let gateway = serve_with(&lab, Datapath::Ebpf, &bootstrap, &[("echo.yaml", yaml)]);
-    let mut kept = connect(&lab, CLIENT.into());
+    let mut kept = connect(&lab, client, to);
 
     let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|threads| {
         threads.spawn(|| {
-            let flood = Flood::new(&lab, PORT);
+            let flood = Flood::at(&lab, to);
             for first in (0..MOST).step_by(50) {
                 if stop.load(Ordering::Relaxed) {
                     return;
@@ -149,7 +203,8 @@ fn real_clients_connect(attach: &str, protection: &str, pressure: &str) {
                 .iter()
                 .map(|source| {
                     threads.spawn(|| {
-                        let streams: Vec<_> = (0..EACH).map(|_| connect(&lab, *source)).collect();
+                        let streams: Vec<_> =
+                            (0..EACH).map(|_| connect(&lab, *source, to)).collect();
                         streams.len()
                     })
                 })
@@ -176,7 +231,7 @@ fn real_clients_connect(attach: &str, protection: &str, pressure: &str) {
     let half_open = report["flows"]["half_open"].as_u64().expect("counted");
     let sent = u64::from(sent.load(Ordering::Relaxed));
     eprintln!(
-        "{attach}, {protection}: {sent} SYNs, {challenged} challenged, {verified} verified, {half_open} half-open"
+        "{to}, {attach}, {protection}: {sent} SYNs, {challenged} challenged, {verified} verified, {half_open} half-open"
     );
     assert!(verified >= u64::from(CLIENTS), "{verified}");
     assert!(
@@ -190,15 +245,20 @@ fn real_clients_connect(attach: &str, protection: &str, pressure: &str) {
 
 #[test]
 fn real_clients_connect_under_a_flood_of_half_open_flows_at_tc() {
-    real_clients_connect("tc", "max_half_open: 64", "half_open_full");
+    real_clients_connect(false, "tc", "max_half_open: 64", "half_open_full");
 }
 
 #[test]
 fn real_clients_connect_under_a_flood_of_half_open_flows_at_generic_xdp() {
-    real_clients_connect("xdp-generic", "max_half_open: 64", "half_open_full");
+    real_clients_connect(false, "xdp-generic", "max_half_open: 64", "half_open_full");
+}
+
+#[test]
+fn real_clients_connect_under_a_flood_of_ipv6() {
+    real_clients_connect(true, "tc", "max_half_open: 64", "half_open_full");
 }
 
 #[test]
 fn real_clients_connect_under_a_flood_of_new_flows() {
-    real_clients_connect("tc", "max_new_flow_rate: 20", "new_flow_flood");
+    real_clients_connect(false, "tc", "max_new_flow_rate: 20", "new_flow_flood");
 }
