@@ -41,7 +41,7 @@ pub const CAPACITIES: [(&str, u32); 13] = [
     (names::MAP_SERVICE_STATS, 64),
     (names::MAP_BACKEND_STATS, 64),
     (names::MAP_STEER, 64),
-    (names::MAP_SOURCE_RATES, 64),
+    (names::MAP_SOURCE_RATES, 1_024),
     (names::MAP_SOURCE_FLOWS, 32),
     (names::MAP_HALF_OPEN, 65),
     (names::MAP_VERIFIED, 64),

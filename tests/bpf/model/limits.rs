@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Limits of new flows that do not depend on time: how many are half-open, of a
-//! service and of the node, and how many one source has.
+//! Limits of new flows as far as they do not depend on time: how many are half-open,
+//! of a service and of the node, how many one source has, and rates of sources that
+//! are used up for long or never will be.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -76,6 +77,9 @@ impl Model {
         if is_full(guard.source_flows, of_source.unwrap_or(0)) {
             return Err(DropReason::SourceFlows);
         }
+        if guard.source_rate != 0 && self.spent.contains(&key) {
+            return Err(DropReason::SourceRate);
+        }
         Ok(())
     }
 
@@ -93,7 +97,7 @@ impl Model {
 }
 
 /// What counts as the source of a packet: a prefix, as long as in the settings.
-fn network(settings: &Settings, source: IpAddr) -> Prefix {
+pub fn network(settings: &Settings, source: IpAddr) -> Prefix {
     let mask = &settings.limits.source_mask;
     let ones = |mask: &[u8]| mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
     match source {

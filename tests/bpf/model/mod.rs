@@ -39,7 +39,7 @@ pub mod route;
 mod service;
 pub mod source;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use gateway_common::{
     addr::Addr16,
@@ -64,6 +64,8 @@ pub struct Model {
     pub services: HashMap<ServiceKey, ServiceValue>,
     /// Which ranges of ports an address has, by protocol.
     pub port_ranges: HashMap<(Addr16, u8), Vec<(u16, u16)>>,
+    /// Sources that have no token left, by service; all others have plenty.
+    pub spent: HashSet<(u32, source::Prefix)>,
     /// Source lists: by id and prefix, whether it is allowed.
     pub sources: HashMap<(u32, source::Prefix), bool>,
     /// By index of the chunk; what is not here is zero, up to the array's end.

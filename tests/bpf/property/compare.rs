@@ -117,7 +117,7 @@ impl Totals {
                 reason.name()
             );
         }
-        assert!(met(VerdictCounter::Forwarded) > all / 4);
+        assert!(met(VerdictCounter::Forwarded) > all / 6);
     }
 }
 

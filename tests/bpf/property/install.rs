@@ -8,6 +8,7 @@ use gateway_common::{
     counters::Stats,
     flow::{FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentValue},
+    limit::{MAX_BURST, SourceId},
     names,
     next_hop::NextHop,
     port_range::{PortRanges, PortRangesKey, RANGES_OF_SERVICES},
@@ -36,6 +37,7 @@ impl World {
                 .iter()
                 .map(|(&key, ranges)| (key, ranges.clone()))
                 .collect(),
+            spent: self.spent.iter().copied().collect(),
             sources: self.sources.iter().map(|(&at, &it)| (at, it)).collect(),
             rings: self
                 .rings
@@ -79,6 +81,14 @@ impl World {
         }
         for ((list, prefix), allowed) in &self.sources {
             lab.source(*list, &prefix.to_string(), *allowed);
+        }
+        let full_at = monotonic_ns() + 2 * u64::from(MAX_BURST) * 1_000_000_000;
+        for &(service_id, prefix) in &self.spent {
+            let source = SourceId {
+                addr: prefix.into(),
+                service_id,
+            };
+            rates(lab).insert(source, full_at, 0).unwrap();
         }
         array(lab, names::MAP_SETTINGS, [(0, self.settings)]);
         array(
@@ -170,6 +180,10 @@ impl World {
             ranges.remove(&key).unwrap();
         }
         lab.clear_sources();
+        let mut rates = rates(lab);
+        for source in rates.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            rates.remove(&source).unwrap();
+        }
         array(
             lab,
             names::MAP_HALF_OPEN,
@@ -209,6 +223,14 @@ fn array<V: aya::Pod>(lab: &mut Lab, name: &str, entries: impl IntoIterator<Item
 fn services(lab: &mut Lab) -> HashMap<&mut MapData, ServiceKey, ServiceValue> {
     lab.ebpf
         .map_mut(names::MAP_SERVICES)
+        .unwrap()
+        .try_into()
+        .unwrap()
+}
+
+fn rates(lab: &mut Lab) -> HashMap<&mut MapData, SourceId, u64> {
+    lab.ebpf
+        .map_mut(names::MAP_SOURCE_RATES)
         .unwrap()
         .try_into()
         .unwrap()

@@ -207,11 +207,10 @@ impl Bench {
 
 /// Names of drop reasons that no packet of these sequences can meet: there is
 /// no socket, no helper fails, and one was retired.
-const UNREACHED: [DropReason; 5] = [
+const UNREACHED: [DropReason; 4] = [
     DropReason::Fragment,
     DropReason::HelperFailed,
     DropReason::NoSocket,
-    DropReason::SourceRate,
     DropReason::NewFlowFlood,
 ];
 /// Verdicts likewise.

@@ -3,7 +3,7 @@
 //! have left behind, and what nobody should have written.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -14,7 +14,7 @@ use gateway_common::{
     backend::{Backend, FORWARD_DNAT, FORWARD_DSR, FORWARD_SNAT},
     flow::{PROTOCOL_TCP, PROTOCOL_UDP, SLOT_ACTIVE, SLOT_CLAIMED, SLOT_DEAD, SLOT_FREE},
     guard::{Guard, NodeLimits},
-    limit::SourceMask,
+    limit::{MAX_BURST, SourceMask},
     names,
     service::{
         HASH_FIVE_TUPLE, HASH_SOURCE_ADDRESS, RING_CHUNK_IDS, RingChunk, ServiceKey, ServiceValue,
@@ -26,7 +26,7 @@ use gateway_common::{
 use super::traffic::chance;
 use crate::{
     maps::capacity,
-    model::{flow, fragment, parse::Tuple, source::Prefix},
+    model::{flow, fragment, limits, parse::Tuple, source::Prefix},
 };
 
 /// Service addresses of each family, the node's own among them.
@@ -137,8 +137,9 @@ fn random_limits(random: &mut Rng) -> NodeLimits {
     }
 }
 
-/// Limits of a service, mostly none. Rates depend on time, challenges on a secret of
-/// the kernel: `guard` and `syn_cookies` have them.
+/// Limits of a service, mostly none. Rates depend on time, but for those that are
+/// used up or far from it; challenges on a secret of the kernel: `syn_cookies` has
+/// them.
 fn random_guard(random: &mut Rng) -> Guard {
     let mut limit = |odds: u32, most: u32| {
         if chance(random, odds) {
@@ -152,6 +153,9 @@ fn random_guard(random: &mut Rng) -> Guard {
         half_open: limit(5, 8),
         ..Guard::NONE
     };
+    if chance(random, 5) {
+        (guard.source_rate, guard.source_burst) = (1, MAX_BURST);
+    }
     guard.is_on = u32::from(guard != Guard::NONE);
     guard
 }
@@ -166,6 +170,8 @@ pub struct World {
     pub rings: BTreeMap<u32, RingChunk>,
     pub backends: BTreeMap<u32, Backend>,
     pub port_ranges: BTreeMap<(Addr16, u8), Vec<(u16, u16)>>,
+    /// Sources that have no token left, by service.
+    pub spent: BTreeSet<(u32, Prefix)>,
     /// Source lists: by id and prefix, whether it is allowed.
     pub sources: BTreeMap<(u32, Prefix), bool>,
     /// Slots with state and generation.
@@ -190,7 +196,7 @@ impl fmt::Display for World {
             )?;
         }
         writeln!(f, "ranges of ports: {:?}", self.port_ranges)?;
-        writeln!(f, "sources: {:?}", self.sources)?;
+        writeln!(f, "sources: {:?}, spent: {:?}", self.sources, self.spent)?;
         for (index, chunk) in &self.rings {
             writeln!(f, "ring chunk {index}: {:?}", chunk.backend_ids)?;
         }
@@ -251,6 +257,7 @@ impl World {
             rings: BTreeMap::new(),
             backends: BTreeMap::new(),
             port_ranges: BTreeMap::new(),
+            spent: BTreeSet::new(),
             sources: random_sources(random),
             slots: Vec::new(),
             free: Vec::new(),
@@ -374,6 +381,13 @@ impl World {
             },
             guard: random_guard(random),
         };
+        if value.guard.source_rate != 0 {
+            for _ in 0..4 {
+                let client = super::traffic::client(random, family).ip();
+                let source = limits::network(&self.settings, client);
+                self.spent.insert((value.service_id, source));
+            }
+        }
         self.services.push((key, value));
     }
 
