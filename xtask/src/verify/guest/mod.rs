@@ -29,7 +29,14 @@ use super::judge::{self, Judged};
 const DEADLINE: Duration = Duration::from_secs(900);
 
 /// Modules behind what the programs and the tests use.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+const MODULES: [&str; 6] = [
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    "8021q",
+    "ipip",
+    "ip6_tunnel",
+];
 
 /// Programs of this machine that the tests start.
 const PROGRAMS: [&str; 2] = ["ip", "tc"];
@@ -41,7 +48,7 @@ struct Suite {
     cases: &'static [&'static str],
 }
 
-const SUITES: [Suite; 2] = [
+const SUITES: [Suite; 3] = [
     Suite {
         name: "bpf",
         cases: &[
@@ -65,6 +72,13 @@ const SUITES: [Suite; 2] = [
             "attach::auto_takes_tc_on_veth",
             "attach::native_xdp_forwards",
             "detach::detach_cleans_up_after_a_crash",
+        ],
+    },
+    Suite {
+        name: "devices",
+        cases: &[
+            "tunnel::direct_return_works_with_the_lines_of_the_readme",
+            "vlan::a_connection_over_a_vlan_is_forwarded_wherever_its_tag_stands",
         ],
     },
 ];
