@@ -49,7 +49,8 @@ fn an_agent_that_drains_hands_off_what_is_quiet_while_the_next_one_starts() {
             .map(|number| {
                 let plan = Plan {
                     seed: 900 + number,
-                    style: Style::nth(number),
+                    // All of them end in good order.
+                    style: Style::nth(number % 4),
                     bytes: [3_000_000, 3_000_000],
                     pause: 1_500 + number as u16 * 300,
                 };
