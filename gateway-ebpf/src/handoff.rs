@@ -9,6 +9,7 @@ use gateway_common::{
     flow::{SEEN_TIMESTAMP, SLOT_ACTIVE, SLOT_CLOSING, SLOT_HOLD, SLOT_OBSERVE},
     names::{CALL_AGAIN, CALL_HANDOFF},
     tcp_splice::{KEEP_TIMESTAMPS, Splice, add_be},
+    tcp_state::FLAG_RST,
 };
 
 use crate::{
@@ -75,7 +76,11 @@ fn admit<C: Context>(ctx: &C, packet: &Packet, flow: &Flow) -> Result<(), Verdic
     }
     if state == SLOT_HOLD {
         if flow.wait() == SLOT_HOLD {
-            return Err(Verdict::Drop(DropReason::HandoffHold));
+            if packet.tcp_flags & FLAG_RST == 0 || packet.defect.is_some() {
+                return Err(Verdict::Drop(DropReason::HandoffHold));
+            }
+            // Nobody sends a reset again: the socket has to see it.
+            flow.end_hold();
         }
         flow::count_parked();
         // From the start: what follows would cost the verifier as much again for

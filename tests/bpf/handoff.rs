@@ -12,7 +12,9 @@ use gateway_common::{
         SEEN_TIMESTAMP, SLOT_ACTIVE, SLOT_CLOSING, SLOT_DEAD, SLOT_HOLD, SLOT_OBSERVE,
     },
     tcp_splice::{KEEP_SACK, KEEP_TIMESTAMPS},
-    tcp_state::{FLAG_ACK, FLAG_FIN, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT, TCP_RESET},
+    tcp_state::{
+        FLAG_ACK, FLAG_FIN, FLAG_RST, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT, TCP_RESET,
+    },
 };
 
 use crate::{
@@ -431,6 +433,22 @@ fn an_end_is_followed_across_the_two_number_spaces() {
         // The next connection with this port is for the agent's sockets.
         lab.expect_untouched(&ends.up(SYN));
         assert_eq!(lab.slot(SLOT).state, SLOT_DEAD);
+    });
+}
+
+#[test]
+fn a_reset_ends_a_hold_because_nobody_sends_it_again() {
+    at_both_hooks(|lab| {
+        let ends = Ends::of(V4);
+        ends.install(lab, SLOT_HOLD, BOTH);
+        let mut slot = lab.slot(SLOT);
+        slot.hold_until_ns = u64::MAX;
+        lab.set_slot(SLOT, slot);
+        lab.expect_untouched(&ends.down(RST));
+        let after = lab.slot(SLOT);
+        assert_eq!(after.state, SLOT_OBSERVE);
+        assert_ne!(after.dir[1].tcp_flags_seen & FLAG_RST, 0);
+        assert_eq!(lab.all_drops(), 0);
     });
 }
 

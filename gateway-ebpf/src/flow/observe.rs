@@ -103,6 +103,12 @@ impl Flow {
         SLOT_HOLD
     }
 
+    /// Ends a hold before its time: its agent finds the connection to be its own.
+    #[inline(always)]
+    pub fn end_hold(&self) {
+        change_state(self.slot, SLOT_HOLD, SLOT_OBSERVE);
+    }
+
     /// Whether its packets go to sockets of the agent: it is not handed off yet.
     #[inline(always)]
     pub fn is_of_sockets(&self) -> bool {

@@ -46,17 +46,19 @@ impl Table {
         let at = ip.l4;
         let slot = self.slots.get_mut(&found.slot).unwrap();
         let splicing = slot.splicing.as_mut().unwrap();
+        // What no socket takes says nothing; nor does a fragment without header.
+        let says_nothing = ip.is_cut || !transport.agrees || transport.flags == 0;
+        let has = |flag: u32| transport.flags & flag != 0;
         if slot.state == SLOT_HOLD {
-            if !splicing.is_over {
+            // A reset that is dropped is not sent again.
+            if !splicing.is_over && (says_nothing || !has(FLAG_RST)) {
                 return Fate::Drop(DropReason::HandoffHold);
             }
             slot.state = SLOT_OBSERVE;
         }
-        // What no socket takes says nothing; nor does a fragment without header.
-        if ip.is_cut || !transport.agrees || transport.flags == 0 {
+        if says_nothing {
             return PASS;
         }
-        let has = |flag: u32| transport.flags & flag != 0;
         let end = transport
             .seq
             .wrapping_add(transport.payload_len as u32)
