@@ -23,6 +23,11 @@ impl Handoffs {
     }
 
     /// Never called.
+    pub fn forwards(&self, _ends: &Ends) -> bool {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn is_taken(&self, _source: SocketAddr, _backend: SocketAddr) -> bool {
         match self.0 {}
     }

@@ -36,9 +36,8 @@ pub const VIPS: [[&str; 3]; 2] = [
 ];
 /// Service ports.
 pub const PORTS: [u16; 3] = [1_883, 53, 443];
-/// Backends of each family: neighbours (more than once, as most are), one that
-/// is not known, the node itself, behind smaller MTUs, on the clients' side,
-/// nowhere, and where the table forbids.
+/// Backends of each family: neighbours (more than once, as most are), a stranger,
+/// the node itself, behind smaller MTUs, beside clients, nowhere, and forbidden.
 pub const ENDPOINTS: [[&str; 24]; 2] = [
     [
         "10.1.0.11",
