@@ -165,7 +165,9 @@ impl Flow {
     /// Under which packets of this direction are found.
     #[inline(always)]
     pub fn key(&self) -> FlowKey {
-        // SAFETY: as above.
+        // SAFETY: `slot` is an element of the slot array. What is read does not
+        // change while the flow lives, but for the state, an aligned word of which
+        // only the protocol is taken, and that stays.
         unsafe { (*self.slot).key(self.direction()) }
     }
 
