@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use gateway_tests::file_limit;
 
 /// Nothing takes longer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
     };
     let at: SocketAddr = at.parse().context("ADDR:PORT")?;
     let count: u32 = count.parse().context("COUNT")?;
-    raise_file_limit()?;
+    file_limit::raise()?;
     match role.as_str() {
         "serve" => serve(at, count),
         "connect" => connect(at, count),
@@ -95,25 +96,5 @@ fn wait_for_line() -> Result<()> {
 
 fn wait_for_end() -> Result<()> {
     io::copy(&mut io::stdin().lock(), &mut io::sink())?;
-    Ok(())
-}
-
-/// As many files as the hard limit allows.
-fn raise_file_limit() -> Result<()> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls get a pointer to a live structure of their type.
-    let result = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
-    };
-    ensure!(
-        result == 0,
-        "raise the limit of open files: {}",
-        io::Error::last_os_error()
-    );
     Ok(())
 }

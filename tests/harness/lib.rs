@@ -19,6 +19,7 @@ pub mod capture;
 pub mod checked;
 pub mod client;
 pub mod decap;
+pub mod file_limit;
 pub mod foreign;
 pub mod gateway;
 pub mod lab;

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -31,7 +31,22 @@ impl Process {
     ///
     /// When the program is missing or the log cannot be written.
     pub fn spawn(command: Command, name: &str, dir: &Path) -> Result<Self> {
-        Self::start(command, name, dir, false)
+        Self::start(command, name, dir, false, Stdio::null())
+    }
+
+    /// [`Process::spawn`], and what to write its input to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::spawn`].
+    pub fn spawn_with_input(
+        command: Command,
+        name: &str,
+        dir: &Path,
+    ) -> Result<(Self, ChildStdin)> {
+        let mut process = Self::start(command, name, dir, false, Stdio::piped())?;
+        let input = process.child.stdin.take().context("no input")?;
+        Ok((process, input))
     }
 
     /// Starts `command` so that it can outlive this process (see
@@ -41,20 +56,23 @@ impl Process {
     ///
     /// As [`Process::spawn`].
     pub fn spawn_detached(command: Command, name: &str, dir: &Path) -> Result<Self> {
-        Self::start(command, name, dir, true)
+        Self::start(command, name, dir, true, Stdio::null())
     }
 
-    fn start(mut command: Command, name: &str, dir: &Path, detached: bool) -> Result<Self> {
+    fn start(
+        mut command: Command,
+        name: &str,
+        dir: &Path,
+        detached: bool,
+        input: Stdio,
+    ) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .with_context(|| format!("write {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
+        command.stdin(input).stdout(file.try_clone()?).stderr(file);
         // SAFETY: prctl and setsid are async-signal-safe and touch no memory
         // of ours.
         unsafe {

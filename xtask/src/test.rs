@@ -122,7 +122,7 @@ pub fn run(options: &Options) -> Result<()> {
     let root = skip::is_root();
     setup::ensure(Scope::Build)?;
     if root && levels.contains(&Level::Netns) {
-        setup::ensure(Scope::Lab)?;
+        setup::ensure(Scope::Tests)?;
         build::for_lab(true)?;
     }
     let tallies = levels

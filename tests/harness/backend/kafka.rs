@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    backend::tls_end::TlsEnd,
     lab::Lab,
     netns::{Netns, run},
     pki::Leaf,
@@ -61,8 +62,8 @@ pub fn serve(
     Ok(process)
 }
 
-/// Starts socat as the TLS end of the broker at `plain`: Tansu 0.6 refuses
-/// `--cert` together with `--key`.
+/// Starts the TLS end of the broker at `plain`: Tansu 0.6 refuses `--cert`
+/// together with `--key`.
 ///
 /// # Errors
 ///
@@ -73,21 +74,8 @@ pub fn serve_tls(
     address: SocketAddr,
     plain: SocketAddr,
     tls: &Leaf,
-) -> Result<Process> {
-    let Leaf { certificate, key } = tls;
-    let mut command = netns.command("socat");
-    command
-        .arg(format!(
-            "OPENSSL-LISTEN:{},bind={},fork,reuseaddr,verify=0,cert={},key={}",
-            address.port(),
-            address.ip(),
-            certificate.display(),
-            key.display()
-        ))
-        .arg(format!("TCP:{plain}"));
-    let mut process = lab.spawn(command, &format!("kafka-tls-{}", address.port()))?;
-    super::listening(&mut process, netns, address)?;
-    Ok(process)
+) -> Result<TlsEnd> {
+    TlsEnd::start(lab, netns, "kafka", (address, tls), plain)
 }
 
 /// The broker's program.

@@ -15,6 +15,8 @@ pub mod iperf;
 pub mod kafka;
 pub mod mosquitto;
 pub mod nginx;
+pub mod postgres;
+pub mod tls_end;
 
 /// Waits until something accepts on the address, or the program ends.
 fn listening(process: &mut Process, netns: &Netns, target: SocketAddr) -> Result<()> {

@@ -54,6 +54,11 @@ pub fn serve(
     Ok(process)
 }
 
+/// Sessions that a broker has accepted so far.
+pub fn sessions(broker: &Process) -> usize {
+    broker.log().matches("New client connected").count()
+}
+
 /// Port in the clear.
 pub const PLAIN: u16 = 1883;
 /// Port over TLS.

@@ -2,9 +2,9 @@
 //! A web server whose every page says which server it is and what the request
 //! looked like when it arrived.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{lab::Lab, netns::Netns, pki::Leaf, process::Process};
 
@@ -35,12 +35,12 @@ pub fn serve(
 ) -> Result<Process> {
     let name = format!("nginx-{id}");
     let dir = lab.dir().join(&name);
-    fs::create_dir_all(&dir)?;
+    fs::create_dir_all(dir.join("files"))?;
     let home = dir.display();
     let encrypted = encrypted.map_or_else(String::new, |(address, leaf)| {
         let Leaf { certificate, key } = leaf;
         format!(
-            "listen {address} ssl; ssl_certificate {}; ssl_certificate_key {};",
+            "listen {address} ssl; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {}; ssl_certificate_key {};",
             certificate.display(),
             key.display()
         )
@@ -53,8 +53,14 @@ pub fn serve(
     let config = format!(
         "daemon off;\nmaster_process off;\nuser root;\npid {home}/pid;\nerror_log stderr;\n\
          events {{ worker_connections 4096; }}\n\
-         http {{\n{temp}  access_log off;\n  keepalive_requests 100000;\n  server {{\n\
+         http {{\n{temp}  access_log off;\n  keepalive_requests 100000;\n\
+         \x20 log_format sessions \"$connection $ssl_protocol $ssl_session_reused $status\";\n\
+         \x20 limit_req_zone $connection zone=paced:1m rate=4r/s;\n\
+         \x20 server {{\n\
          \x20   listen {plain};\n    {encrypted}\n\
+         \x20   location /files/ {{\n      alias {home}/files/;\n\
+         \x20     limit_req zone=paced burst=1000;\n\
+         \x20     access_log {home}/sessions.log sessions;\n    }}\n\
          \x20   location / {{\n      default_type text/plain;\n\
          \x20     return 200 \"id={id}\\nhost=$host\\nmethod=$request_method\\nuri=$request_uri\\n\
          xff=$http_x_forwarded_for\\nproto=$http_x_forwarded_proto\\n\
@@ -68,6 +74,47 @@ pub fn serve(
     let mut process = lab.spawn(command, &name)?;
     super::listening(&mut process, netns, plain)?;
     Ok(process)
+}
+
+/// Where the server `id` has what it serves below `/files/`: four times a second
+/// on a connection, however fast it is asked.
+pub fn files_dir(lab: &Lab, id: &str) -> PathBuf {
+    lab.dir().join(format!("nginx-{id}")).join("files")
+}
+
+/// One request below `/files/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The server's number of the connection.
+    pub connection: u64,
+    /// `TLSv1.2`, `TLSv1.3`, or `-`.
+    pub tls: String,
+    /// The TLS session was one from before.
+    pub is_resumed: bool,
+    /// Status code.
+    pub status: u16,
+}
+
+/// Every request below `/files/` of the server `id`, in order.
+///
+/// # Errors
+///
+/// When there was none.
+pub fn served(lab: &Lab, id: &str) -> Result<Vec<Served>> {
+    let file = lab.dir().join(format!("nginx-{id}")).join("sessions.log");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some(Served {
+            connection: words.next()?.parse().ok()?,
+            tls: words.next()?.to_owned(),
+            is_resumed: words.next()? == "r",
+            status: words.next()?.parse().ok()?,
+        })
+    };
+    text.lines()
+        .map(|line| parse(line).with_context(|| format!("{}: {line:?}", file.display())))
+        .collect()
 }
 
 /// Port in the clear.

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{ChildStdin, Command},
 };
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use crate::{
     backend::kafka::{TOPIC, client_library_dir},
     lab::Lab,
     netns::run,
+    process::Process,
 };
 
 /// Produces every line of `file` as one message.
@@ -55,11 +56,46 @@ pub fn metadata(
     let mut command = kcat(lab, packages, broker)?;
     command.arg("-L");
     if let Some(authority) = authority {
-        command
-            .args(["-X", "security.protocol=ssl", "-X"])
-            .arg(format!("ssl.ca.location={}", authority.display()));
+        encrypt(&mut command, authority);
     }
     run(&mut command).context("ask for metadata")
+}
+
+/// A producer over TLS that sends every line of its input as one message, as it
+/// comes; it ends well when all are delivered.
+///
+/// # Errors
+///
+/// When kcat is missing.
+pub fn producer(
+    lab: &Lab,
+    packages: &Path,
+    broker: &str,
+    authority: &Path,
+) -> Result<(Process, ChildStdin)> {
+    let mut command = kcat(lab, packages, broker)?;
+    command.args(["-P", "-t", TOPIC, "-p", "0"]);
+    encrypt(&mut command, authority);
+    Process::spawn_with_input(command, "kafka-producer", lab.dir())
+}
+
+/// A consumer over TLS that prints every message of the topic as it comes, and
+/// does not end.
+///
+/// # Errors
+///
+/// When kcat is missing.
+pub fn consumer(lab: &Lab, packages: &Path, broker: &str, authority: &Path) -> Result<Process> {
+    let mut command = kcat(lab, packages, broker)?;
+    command.args(["-C", "-t", TOPIC, "-p", "0", "-o", "beginning", "-q", "-u"]);
+    encrypt(&mut command, authority);
+    lab.spawn(command, "kafka-consumer")
+}
+
+fn encrypt(command: &mut Command, authority: &Path) {
+    command
+        .args(["-X", "security.protocol=ssl", "-X"])
+        .arg(format!("ssl.ca.location={}", authority.display()));
 }
 
 /// SHA-256 of a file, by openssl.

@@ -46,6 +46,13 @@ pub fn missing_for_bench() -> Option<Missing> {
     wanted(packages)
 }
 
+/// Packages that tests alone use and that are not there.
+pub fn missing_for_tests() -> Option<Missing> {
+    // Its programs are not in PATH.
+    let is_there = gateway_tests::backend::postgres::installed().is_some();
+    wanted(if is_there { vec![] } else { vec!["postgresql"] })
+}
+
 /// Packages whose programs are not there.
 pub fn missing() -> Option<Missing> {
     let mut packages = without_program(PROGRAMS);

@@ -36,6 +36,8 @@ pub enum Scope {
     Build,
     /// Brokers and clients of the tests and the demo
     Lab,
+    /// The lab, and servers that tests alone use
+    Tests,
     /// What the benchmark needs besides the lab: load tools and peers
     Bench,
     /// A virtual machine with an older kernel, for verify
@@ -126,6 +128,9 @@ fn find(scope: Scope) -> Result<Vec<Missing>> {
     if scope != Scope::Build {
         missing.extend(debian::missing());
         missing.extend(python::missing());
+    }
+    if matches!(scope, Scope::Tests | Scope::All) {
+        missing.extend(debian::missing_for_tests());
     }
     if scope == Scope::Bench {
         missing.extend(debian::missing_for_bench());
