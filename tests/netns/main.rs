@@ -19,6 +19,7 @@ mod handoff_matrix;
 mod handoff_mtu;
 mod handoff_paths;
 mod handoff_peers;
+mod handoff_protocols;
 mod handoff_records;
 mod handoff_routes;
 mod health;
