@@ -29,12 +29,13 @@ use crate::{
 const OURS: &str = "10.1.0.1:63000";
 const OURS6: &str = "[fd01::1]:63000";
 
-const SLOT: u32 = 5;
+/// Where connections of cases stand in the table.
+pub const SLOT: u32 = 5;
 
 /// What is added to sequence numbers and to timestamps of each direction: numbers
 /// of the segments below pass 2^32 by it, and do not.
-const SEQ: [u32; 2] = [0xff00_0000, 0x1234_5678];
-const TS: [u32; 2] = [0x8000_0001, 0xffff_0000];
+pub const SEQ: [u32; 2] = [0xff00_0000, 0x1234_5678];
+pub const TS: [u32; 2] = [0x8000_0001, 0xffff_0000];
 const SHIFT: [i32; 2] = [3, -2];
 
 /// One direction as the agent writes it.
@@ -73,18 +74,18 @@ pub fn direction(
 
 /// The ends of a connection.
 #[derive(Clone, Copy)]
-struct Ends {
-    client: SocketAddr,
-    vip: SocketAddr,
-    ours: SocketAddr,
-    backend: SocketAddr,
+pub struct Ends {
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    pub ours: SocketAddr,
+    pub backend: SocketAddr,
 }
 
-const V4: [&str; 4] = [CLIENT, VIP, OURS, BACKEND];
-const V6: [&str; 4] = [CLIENT6, VIP6, OURS6, BACKEND6];
+pub const V4: [&str; 4] = [CLIENT, VIP, OURS, BACKEND];
+pub const V6: [&str; 4] = [CLIENT6, VIP6, OURS6, BACKEND6];
 
 impl Ends {
-    fn of([client, vip, ours, backend]: [&str; 4]) -> Self {
+    pub fn of([client, vip, ours, backend]: [&str; 4]) -> Self {
         Self {
             client: at(client),
             vip: at(vip),
@@ -94,7 +95,7 @@ impl Ends {
     }
 
     /// Puts a connection into the table, as the agent does.
-    fn install(self, lab: &mut Lab, state: u32, keep: u32) {
+    pub fn install(self, lab: &mut Lab, state: u32, keep: u32) {
         let keys = [key(self.client, self.vip), key(self.backend, self.ours)];
         for (direction, key) in (0..).zip(&keys) {
             lab.set_flow(
@@ -141,17 +142,18 @@ impl Ends {
     }
 
     /// A segment of the client, without options or payload.
-    fn up(self, flags: u32) -> Segment {
+    pub fn up(self, flags: u32) -> Segment {
         Segment::from_client(self.client, self.vip, flags)
     }
 
     /// One of the backend.
-    fn down(self, flags: u32) -> Segment {
+    pub fn down(self, flags: u32) -> Segment {
         Segment::from_backend(self.backend, self.ours, flags)
     }
 }
 
-fn timestamps(value: u32, echo: u32) -> Vec<u8> {
+/// A timestamp option.
+pub fn timestamps(value: u32, echo: u32) -> Vec<u8> {
     let mut option = vec![8, 10];
     option.extend(value.to_be_bytes());
     option.extend(echo.to_be_bytes());
@@ -166,7 +168,7 @@ fn sack(edges: &[u32]) -> Vec<u8> {
 
 /// Sends `segment` and expects it out translated, its options as given.
 #[track_caller]
-fn expect_translated(lab: &mut Lab, ends: Ends, segment: &Segment, options: &[Vec<u8>]) {
+pub fn expect_translated(lab: &mut Lab, ends: Ends, segment: &Segment, options: &[Vec<u8>]) {
     let own = usize::from(segment.src == ends.backend);
     let window = if own == 0 {
         u32::from(segment.window) << 3
@@ -194,7 +196,8 @@ fn expect_translated(lab: &mut Lab, ends: Ends, segment: &Segment, options: &[Ve
     );
 }
 
-const BOTH: u32 = KEEP_TIMESTAMPS | KEEP_SACK;
+/// Options that nearly all connections agree upon.
+pub const BOTH: u32 = KEEP_TIMESTAMPS | KEEP_SACK;
 
 #[test]
 fn numbers_of_one_connection_become_those_of_the_other() {

@@ -14,6 +14,7 @@ mod flow;
 mod forward_v4;
 mod forward_v6;
 mod found;
+mod found_handoffs;
 mod fragments;
 mod guard;
 mod handoff;
