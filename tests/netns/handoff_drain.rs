@@ -36,7 +36,7 @@ fn an_agent_that_drains_hands_off_what_is_quiet_while_the_next_one_starts() {
         ),
     ];
     // Far from any threshold.
-    let bootstrap = "handoff: {mode: auto, after_bytes: 1000000000}\n";
+    let bootstrap = "handoff: {mode: auto, after_bytes: 1000000000, after_age: null}\n";
     let mut gateway = serve_with(&lab, Datapath::Ebpf, bootstrap, &files);
 
     let mut quiet: Vec<Client> = (0..3).map(|_| Client::open(&lab, "quiet.test")).collect();

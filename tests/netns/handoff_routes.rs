@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use gateway_tests::{backend::echo::Echo, gateway::Datapath, wait};
+use gateway_tests::{
+    backend::echo::Echo,
+    gateway::{Datapath, Gateway},
+    wait,
+};
 
 use crate::{
     handoff_records::{Client, flows},
@@ -80,4 +84,33 @@ fn a_route_hands_off_by_age_or_by_round_trips_and_others_do_not() {
     };
     assert!(told("old") > 0, "{log}");
     assert_eq!(told("chatty"), 0, "{log}");
+}
+
+#[test]
+fn without_any_configuration_what_lasts_outlives_the_agent() {
+    let Some(lab) = scene::lab() else { return };
+    let _echo = Echo::start(&lab, 0, 7000, "").expect("echo");
+    let yaml = passthrough("plain", 443, "plain.test", &[backend(&lab, 0, 7000)]);
+    let mut gateway = serve_with(&lab, Datapath::Ebpf, "", &[("plain.yaml", yaml)]);
+    // One says little and stays, the other says much.
+    let [mut old, mut chatty] = [0, 1].map(|_| Client::open(&lab, "plain.test"));
+    chatty.rounds(20);
+    let handed_off = |gateway: &Gateway<'_>| {
+        let flows = flows(gateway, &["--sni", "plain.test", "--kind", "handoff"]);
+        flows.len()
+    };
+    wait::until_true("both are handed off", Duration::from_secs(30), || {
+        handed_off(&gateway) == 2
+    })
+    .expect("handed off");
+    gateway.kill();
+    for client in [&mut old, &mut chatty] {
+        client.rounds(3);
+    }
+    gateway.start().expect("start again");
+    assert_eq!(handed_off(&gateway), 2);
+    for client in [&mut old, &mut chatty] {
+        client.rounds(1);
+        client.finish();
+    }
 }

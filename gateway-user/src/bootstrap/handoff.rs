@@ -36,7 +36,7 @@ impl Default for HandoffSettings {
         Self {
             mode: HandoffMode::default(),
             after_bytes: Some(16 * 1024),
-            after_age: None,
+            after_age: Some(Duration::from_secs(5)),
             after_round_trips: None,
             keepalive: DatapathConfig::default().handoff_keepalive,
             ports: DatapathConfig::default().handoff_ports,
@@ -45,11 +45,19 @@ impl Default for HandoffSettings {
 }
 
 impl HandoffSettings {
-    /// What cannot be, and of which key.
-    pub(super) fn problem(&self) -> Option<(&'static str, &'static str)> {
+    /// What cannot be, beside these ports for `snat`, and of which key.
+    pub(super) fn problem(
+        &self,
+        snat_ports: &RangeInclusive<u16>,
+    ) -> Option<(&'static str, &'static str)> {
         let questions = Duration::from_millis(500)..=Duration::from_hours(1);
-        (!questions.contains(&self.keepalive))
-            .then_some(("handoff.keepalive", "must be 500ms to 1h"))
+        if !questions.contains(&self.keepalive) {
+            return Some(("handoff.keepalive", "must be 500ms to 1h"));
+        }
+        let is_apart =
+            self.ports.end() < snat_ports.start() || snat_ports.end() < self.ports.start();
+        (self.mode != HandoffMode::Off && !is_apart)
+            .then_some(("handoff.ports", "must be apart from snat_ports"))
     }
 
     /// When a connection is worth it.
@@ -67,10 +75,10 @@ impl HandoffSettings {
 #[serde(rename_all = "lowercase")]
 pub enum HandoffMode {
     /// The agent relays them to their end, whatever routes say.
-    #[default]
     Off,
     /// Those of routes that ask for it.
     Routes,
     /// Those that can be, of all routes that do not say otherwise.
+    #[default]
     Auto,
 }

@@ -335,7 +335,7 @@ impl Bootstrap {
         if !questions.contains(&removed_endpoint) {
             return Err(problem("timeouts.removed_endpoint", "must be 500ms to 1h"));
         }
-        if let Some((key, text)) = bootstrap.handoff.problem() {
+        if let Some((key, text)) = bootstrap.handoff.problem(&bootstrap.snat_ports) {
             return Err(problem(key, text));
         }
         if let Some((key, text)) = bootstrap.protection.problem() {

@@ -44,6 +44,8 @@ fn an_unknown_key_is_named_with_its_line() {
 fn values_out_of_range_say_what_is_right() {
     for (text, expected) in [
         ("snat_ports: 80-90", "1024 to 65535"),
+        ("snat_ports: 60000-65535", "apart from snat_ports"),
+        ("handoff: {ports: 40000-61000}", "apart from snat_ports"),
         ("limits: {max_client_hello: 70000}", "512 to 65536"),
         ("vips: [0.0.0.0]", "unicast"),
         ("timeouts: {drain: soon}", "drain"),

@@ -17,7 +17,7 @@ pub const DONE: &str = "200 MQTT sessions on 8883 by SNI, kill -9, restart";
 /// What is to come of it.
 pub const EXPECTED: &str = "0 lost, no message missed";
 /// What the bootstrap needs for it: a session says little before it is idle.
-pub const BOOTSTRAP: &str = "handoff: {mode: auto, after_bytes: 1024}\n";
+pub const BOOTSTRAP: &str = "handoff: {after_bytes: 1024}\n";
 
 const SESSIONS: usize = 200;
 const TOPIC: &str = "demo-outlive";

@@ -44,10 +44,11 @@ pub fn start<'lab>(stage: &'lab Stage<'lab>, service: Service, path: Path) -> Re
     };
     let mut bootstrap = template("sluice.yaml", &[])?;
     bootstrap.push_str(match path {
-        Path::Xdp => "attach: xdp-native\n",
+        Path::Xdp => "attach: xdp-native\nhandoff: {mode: off}\n",
         // After the ClientHello: every connection that lasts.
         Path::Handoff => "handoff: {mode: auto, after_bytes: 256}\n",
-        Path::Kernel | Path::Userspace => "",
+        // A row of its own; here the agent relays to the end.
+        Path::Kernel | Path::Userspace => "handoff: {mode: off}\n",
     });
     let gateway = Gateway::with_binary(lab, stage.agent.clone(), datapath, &bootstrap)?;
     configure(stage, &gateway, service)?;
