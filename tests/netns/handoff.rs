@@ -17,7 +17,10 @@ use gateway_tests::{
     wait,
 };
 
-use crate::scene::{self, backend, passthrough, serve_with, vip};
+use crate::{
+    ipv6,
+    scene::{self, backend, passthrough, serve_with, vip},
+};
 
 /// The server name that is passed through.
 pub const NAME: &str = "a.example.com";
@@ -28,9 +31,12 @@ pub fn with_handoff(lab: &Lab, after_bytes: u64) -> Gateway<'_> {
     with_handoff_to(lab, after_bytes, backend(lab, 0, 7000))
 }
 
-/// [`with_handoff`] to another backend.
+/// [`with_handoff`] to another backend, from the VIP of its family.
 pub fn with_handoff_to(lab: &Lab, after_bytes: u64, target: SocketAddr) -> Gateway<'_> {
-    let yaml = passthrough("raw", 443, NAME, &[target]);
+    let mut yaml = passthrough("raw", 443, NAME, &[target]);
+    if target.is_ipv6() {
+        yaml = ipv6::bound(&yaml, NAME);
+    }
     let bootstrap = format!("handoff: {{mode: auto, after_bytes: {after_bytes}}}\n");
     serve_with(lab, Datapath::Ebpf, &bootstrap, &[("raw.yaml", yaml)])
 }

@@ -21,6 +21,7 @@ use socket2::SockRef;
 
 use crate::{
     handoff::{NAME, handed_off, with_handoff_to},
+    ipv6,
     scene::{self, backend, vip},
 };
 
@@ -76,7 +77,12 @@ fn handed_over_between(
         });
         receiver
     };
-    let mut client = connect(client, vip(lab, 443)).expect("connect");
+    let vip = if address.is_ipv6() {
+        SocketAddr::from((ipv6::VIP, 443))
+    } else {
+        vip(lab, 443)
+    };
+    let mut client = connect(client, vip).expect("connect");
     client.set_read_timeout(Some(DEADLINE)).expect("set");
     let hello = records(&client_hello(Some(NAME), 300), 16_384);
     client.write_all(&hello).expect("send the hello");

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use gateway_tests::{
     checked::{Plan, Server, Style},
-    gateway::{Datapath, Gateway},
+    gateway::Gateway,
     lab::Lab,
     netns::Netns,
     offload,
@@ -17,10 +17,10 @@ use gateway_tests::{
 };
 
 use crate::{
-    handoff::{NAME, run_to, with_handoff},
+    handoff::{run_to, with_handoff, with_handoff_to},
     handoff_paths::{lose, narrow},
     ipv6,
-    scene::{self, passthrough, serve_with, vip},
+    scene::{self, vip},
 };
 
 /// Handed off in all, unless the environment says otherwise.
@@ -183,24 +183,7 @@ fn over_ipv6() {
     ipv6::dual_stack(&lab);
     let target = SocketAddr::from((ipv6::BACKEND, 7000));
     let server = Server::serve(&lab.backends[0], target).expect("server");
-    let yaml = passthrough("raw", 443, NAME, &[target])
-        .replace(
-            &format!("    hosts: [\"{NAME}\"]\n    tls"),
-            &format!(
-                "    hosts: [\"{NAME}\"]\n    bind: \"{}\"\n    tls",
-                ipv6::VIP
-            ),
-        )
-        .replace(
-            &format!("address: {}", ipv6::BACKEND),
-            &format!("address: \"{}\"", ipv6::BACKEND),
-        );
-    let gateway = serve_with(
-        &lab,
-        Datapath::Ebpf,
-        "handoff: {mode: auto, after_bytes: 4096}\n",
-        &[("raw.yaml", yaml)],
-    );
+    let gateway = with_handoff_to(&lab, 4_096, target);
     let address = SocketAddr::from((ipv6::VIP, 443));
     check(&lab, &gateway, (&server, address), short);
 }

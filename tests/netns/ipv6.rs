@@ -47,15 +47,13 @@ pub fn dual_stack(lab: &Lab) {
 
 /// A forwarded port of [`VIP`] with one endpoint.
 pub fn tcp(port: u16, target: SocketAddr) -> String {
-    scene::tcp("echo", port, &[target])
-        .replace(
-            "    hosts: [\"*\"]\n",
-            &format!("    hosts: [\"*\"]\n    bind: \"{VIP}\"\n"),
-        )
-        .replace(
-            &format!("address: {}", target.ip()),
-            &format!("address: \"{}\"", target.ip()),
-        )
+    bound(&scene::tcp("echo", port, &[target]), "*")
+}
+
+/// A Gateway of `host`, and what belongs to it, at [`VIP`].
+pub fn bound(yaml: &str, host: &str) -> String {
+    let hosts = format!("    hosts: [\"{host}\"]\n");
+    yaml.replace(&hosts, &format!("{hosts}    bind: \"{VIP}\"\n"))
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub fn service(name: &str, targets: &[SocketAddr]) -> String {
     );
     for target in targets {
         assert_eq!(target.port(), port, "one port a service");
-        yaml.push_str(&format!("  - address: {}\n", target.ip()));
+        yaml.push_str(&format!("  - address: \"{}\"\n", target.ip()));
     }
     yaml
 }

@@ -52,7 +52,10 @@ spec:
 fn answer(lab: &Lab) -> thread::JoinHandle<()> {
     let at = backend(lab, 0, 5353);
     let socket = lab.backends[0].run(|| UdpSocket::bind(at)).expect("bind");
-    socket.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    // The agent may take a while to start.
+    socket
+        .set_read_timeout(Some(12 * DEADLINE))
+        .expect("a limit");
     thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
