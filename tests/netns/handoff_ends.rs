@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Until the other end must have heard.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes of one question and of its answer.
 const ROUND: usize = 1_024;
 
@@ -82,6 +82,7 @@ fn handed_over_between(
     } else {
         vip(lab, 443)
     };
+    let before = handed_off(gateway);
     let mut client = connect(client, vip).expect("connect");
     client.set_read_timeout(Some(DEADLINE)).expect("set");
     let hello = records(&client_hello(Some(NAME), 300), 16_384);
@@ -94,8 +95,10 @@ fn handed_over_between(
     for round in 0..8 {
         exchange(&mut client, &mut server, round);
     }
-    wait::until_true("it is handed off", DEADLINE, || handed_off(gateway) == 1)
-        .expect("handed off");
+    wait::until_true("it is handed off", DEADLINE, || {
+        handed_off(gateway) == before + 1
+    })
+    .expect("handed off");
     (client, server)
 }
 
@@ -128,6 +131,23 @@ fn a_reset_of_the_client_reaches_the_backend() {
         read_to_end(&mut server, DEADLINE).expect("read"),
         End::Reset
     );
+}
+
+/// The table has the first one for some time after its end.
+#[test]
+fn a_port_that_is_used_again_at_once_is_handed_off_again() {
+    let Some(lab) = scene::lab() else { return };
+    let only = "net.ipv4.ip_local_port_range";
+    lab.client.sysctl(only, "45000 45000").expect("set");
+    let gateway = with_handoff_to(&lab, 4_096, backend(&lab, 0, 7000));
+    let (first, mut server) = handed_over(&lab, &gateway);
+    let address = first.local_addr().expect("its end");
+    reset(first);
+    let end = read_to_end(&mut server, DEADLINE).expect("read");
+    assert_eq!(end, End::Reset);
+    let (mut second, mut server) = handed_over(&lab, &gateway);
+    assert_eq!(second.local_addr().expect("its end"), address);
+    exchange(&mut second, &mut server, 9);
 }
 
 #[test]

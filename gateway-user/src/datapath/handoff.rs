@@ -150,7 +150,8 @@ impl Handoffs {
     /// its two sides have agreed upon (`tcp_splice::KEEP_*`).
     ///
     /// # Errors
-    /// When the flow table is full, an address is taken or the kernel refuses.
+    /// `QuotaExceeded` when the flow table is full, `AlreadyExists` while it has an
+    /// earlier connection with the same ports, and whatever the kernel refuses with.
     pub fn observe(
         self: &Arc<Self>,
         relayed: &Relayed,
@@ -221,7 +222,10 @@ impl Handoffs {
                 if slot.change(SLOT_CLAIMED, SLOT_FREE, generation) {
                     let _ = maps.free_slots.push(index, 0);
                 }
-                return Err(io::Error::other(error));
+                return Err(match error {
+                    MapError::SyscallError(error) => error.io_error,
+                    error => io::Error::other(error),
+                });
             }
         }
         drop(maps);

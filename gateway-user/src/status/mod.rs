@@ -334,6 +334,8 @@ fn handoffs(counters: &[Arc<WorkerCounters>]) -> BTreeMap<String, u64> {
         };
         add("begun".to_owned(), &one.begun);
         add("gave_up".to_owned(), &one.gave_up);
+        add("table_full".to_owned(), &one.table_full);
+        add("ports_taken".to_owned(), &one.ports_taken);
         add("failed".to_owned(), &one.failed);
         for (reason, counter) in NOT_YET.iter().zip(&one.not_yet) {
             add(format!("not_yet_{reason}"), counter);

@@ -44,7 +44,11 @@ pub struct HandoffCounters {
     pub gave_up: Counter,
     /// That cannot be handed off, by why.
     pub ineligible: [Counter; INELIGIBLE.len()],
-    /// Refused by the flow table or by a socket.
+    /// The flow table had no room.
+    pub table_full: Counter,
+    /// The flow table still had an earlier connection with the same ports.
+    pub ports_taken: Counter,
+    /// The kernel refused otherwise.
     pub failed: Counter,
     /// How long packets were held, of those handed off.
     pub holds: Histogram,

@@ -319,9 +319,13 @@ impl Handoff {
                 }))
             }
             Err(error) => {
-                // The table is full, or an old flow's key is still there.
-                self.about.tell("not handed off", &error);
-                self.counters.handoff.failed.add(1);
+                self.about.tell("not yet handed off", &error);
+                let counters = &self.counters.handoff;
+                match error.kind() {
+                    io::ErrorKind::QuotaExceeded => counters.table_full.add(1),
+                    io::ErrorKind::AlreadyExists => counters.ports_taken.add(1),
+                    _ => counters.failed.add(1),
+                }
                 self.rest(cx)
             }
         }
