@@ -20,6 +20,7 @@
 //! | [`reconcile`] | the order in which a snapshot takes effect |
 //! | [`datapath`] | kernel programs and maps |
 //! | [`listener`], [`conn`], [`tls`], [`http`], [`balance`] | connections |
+//! | [`proxy_header`] | the bytes that say to a backend who the client is |
 //! | [`status`], [`admin`] | reports; they never change routing |
 
 pub mod admin;
@@ -38,6 +39,7 @@ pub mod http;
 pub mod listener;
 pub mod model;
 pub mod origin;
+pub mod proxy_header;
 pub mod reconcile;
 pub mod resource;
 pub mod snapshot;

@@ -18,6 +18,7 @@ pub mod health;
 pub mod hostname;
 pub mod http_route;
 pub mod listener;
+pub mod proxy_protocol;
 pub mod sources;
 pub mod tcp_route;
 
@@ -34,6 +35,7 @@ pub use http_route::{
 pub use listener::{
     ListenAddress, Listener, ListenerKind, TlsAction, TlsChain, TlsSettings, Transport,
 };
+pub use proxy_protocol::ProxyProtocol;
 pub use sources::{SourcePrefix, Sources};
 pub use tcp_route::{ForwardingMode, HashPolicy, TcpDestination, TcpRoute};
 

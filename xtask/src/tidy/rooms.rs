@@ -20,8 +20,10 @@ const ROOMS: &[Room] = &[
     room("translate", &["resource", "model"]),
     room("snapshot", &["model"]),
     room("compile", &["model", "snapshot", "tls"]),
+    // What is said to backends.
+    room("proxy_header", &["model"]),
     // What observes the world beside the configuration.
-    room("health", &["model"]),
+    room("health", &["model", "proxy_header"]),
     // What reads a snapshot.
     room("balance", &["model", "snapshot"]),
     room("datapath", &["model", "snapshot"]),
@@ -30,7 +32,14 @@ const ROOMS: &[Room] = &[
     room("tls", &["model", "snapshot"]),
     room(
         "http",
-        &["model", "snapshot", "balance", "telemetry", "drain"],
+        &[
+            "model",
+            "snapshot",
+            "balance",
+            "proxy_header",
+            "telemetry",
+            "drain",
+        ],
     ),
     room(
         "conn",
@@ -41,6 +50,7 @@ const ROOMS: &[Room] = &[
             // To hand connections over.
             "datapath",
             "http",
+            "proxy_header",
             "tls",
             "telemetry",
             "drain",
