@@ -15,7 +15,7 @@ use crate::{
     conn::decide::find_chain,
     datapath::kernel_serves,
     http::router::{self, RequestHead, RouteMatch},
-    model::{HttpAction, ListenAddress, Sources, Transport},
+    model::{HttpAction, ListenAddress, ProxyProtocol, Sources, Transport},
     snapshot::{ChainAction, Endpoint, HttpTable, ListenerTable, Snapshot, TcpAction},
     telemetry::access::{CloseReason, Mode},
 };
@@ -55,6 +55,8 @@ pub struct Explanation {
     pub sources: Option<String>,
     /// Whether packets are forwarded in the kernel where eBPF is possible.
     pub kernel: bool,
+    /// Why they are not, although the listener is forwarded.
+    pub relayed: Option<String>,
     /// `file:line` of the server.
     pub server: Option<String>,
     /// Host of the rules that were tried.
@@ -86,6 +88,8 @@ pub struct Destination {
     pub panic: bool,
     /// How they are probed.
     pub health: Option<String>,
+    /// Version of the PROXY header that connections to them begin with.
+    pub proxy_protocol: Option<&'static str>,
     /// Clients for whom it is; everyone when absent.
     pub sources: Option<String>,
     /// The client that was asked about is none of them.
@@ -132,12 +136,15 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Explanation {
                 (Some(address), _) | (None, ListenAddress::Ip(address)) => address,
                 (None, ListenAddress::Any) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             };
-            answer.kernel = snapshot
+            let verdict = snapshot
                 .services
                 .get(key)
-                .is_some_and(|service| kernel_serves(address, service, &snapshot.backends).is_ok());
+                .map(|service| kernel_serves(address, service, &snapshot.backends));
+            answer.kernel = verdict == Some(Ok(()));
+            answer.relayed = verdict.and_then(Result::err).map(|why| why.to_string());
             tcp(&mut answer, Mode::Forward, action, query);
             if key.transport == Transport::Udp && !answer.kernel {
+                answer.relayed = None;
                 answer.reason = Some(format!(
                     "{}: the kernel cannot forward it, and the agent proxies no UDP",
                     CloseReason::NoEndpoint.as_str()
@@ -316,6 +323,7 @@ fn destinations<'a>(
             down: addresses(&cluster.down, &reached_at),
             panic: cluster.panic,
             health: cluster.health.as_ref().map(ToString::to_string),
+            proxy_protocol: cluster.proxy_protocol.map(ProxyProtocol::name),
             sources: text(&cluster.sources),
             denied: !takes(&cluster.sources, query),
         })
@@ -335,6 +343,7 @@ impl fmt::Display for Explanation {
             mode,
             sources,
             kernel,
+            relayed,
             server,
             virtual_host,
             rule,
@@ -344,11 +353,12 @@ impl fmt::Display for Explanation {
             destinations,
         } = self;
         writeln!(f, "listener  {}", listener.as_deref().unwrap_or("none"))?;
-        writeln!(
-            f,
-            "mode      {mode}{}",
-            if *kernel { " (in the kernel)" } else { "" }
-        )?;
+        write!(f, "mode      {mode}")?;
+        match relayed {
+            Some(why) => writeln!(f, " (by the agent: {why})")?,
+            None if *kernel => writeln!(f, " (in the kernel)")?,
+            None => writeln!(f)?,
+        }
         for (label, value) in [
             ("server", server),
             ("sources", sources),
@@ -371,6 +381,7 @@ impl fmt::Display for Explanation {
             down,
             panic,
             health,
+            proxy_protocol,
             sources,
             denied,
         } in destinations
@@ -391,6 +402,9 @@ impl fmt::Display for Explanation {
             }
             if let Some(health) = health {
                 writeln!(f, "health    {health}")?;
+            }
+            if let Some(version) = proxy_protocol {
+                writeln!(f, "header    PROXY protocol {version}")?;
             }
             if let Some(sources) = sources {
                 let not = if *denied { "; not this one" } else { "" };

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     model::{
         CertificateId, ClusterId, FlowLimits, ForwardingMode, HandoffPolicy, HashPolicy, Health,
-        HttpRule, ListenAddress, LoadBalancing, SourcePrefix, Sources, Transport,
+        HttpRule, ListenAddress, LoadBalancing, ProxyProtocol, SourcePrefix, Sources, Transport,
     },
     origin::Origin,
 };
@@ -196,6 +196,8 @@ pub struct Cluster {
     pub load_balancing: LoadBalancing,
     /// Limit of one connection attempt.
     pub connect_timeout: Duration,
+    /// The header that a connection to it begins with.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Clients for whom it is.
     pub sources: Sources,
 }
@@ -233,6 +235,8 @@ pub struct Service {
     pub sources: Option<Arc<[SourcePrefix]>>,
     /// Limits of its new flows.
     pub limits: FlowLimits,
+    /// A backend expects a PROXY header, which only the agent writes.
+    pub proxy_header: bool,
 }
 
 /// A backend of the kernel's table. A pair of address and forwarding mode has

@@ -360,6 +360,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         leaving,
         load_balancing,
         connect_timeout,
+        proxy_protocol,
         health,
         sources: from,
         limits,
@@ -373,6 +374,9 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
     });
     if *connect_timeout != DEFAULT_CONNECT_TIMEOUT {
         line.push_str(&format!(" connect timeout {}", duration(*connect_timeout)));
+    }
+    if let Some(version) = proxy_protocol {
+        line.push_str(&format!(" PROXY header {version}"));
     }
     text.line(0, line);
     if let Some(health) = health {

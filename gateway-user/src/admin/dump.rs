@@ -5,9 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-use crate::snapshot::{
-    ChainAction, Cluster, Endpoint, HttpTable, ListenerTable, Snapshot, SniTable, TcpAction,
-    VirtualHost,
+use crate::{
+    model::ProxyProtocol,
+    snapshot::{
+        ChainAction, Cluster, Endpoint, HttpTable, ListenerTable, Snapshot, SniTable, TcpAction,
+        VirtualHost,
+    },
 };
 
 /// Everything the agent serves.
@@ -70,6 +73,7 @@ fn cluster(cluster: &Cluster) -> Value {
         "down": endpoints(&cluster.down),
         "leaving": cluster.leaving.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "panic": cluster.panic,
+        "proxy_protocol": cluster.proxy_protocol.map(ProxyProtocol::name),
         "health": cluster.health.as_ref().map(ToString::to_string),
     })
 }

@@ -26,6 +26,7 @@ fn cluster(load_balancing: LoadBalancing, weights: &[u32]) -> Arc<Cluster> {
             .collect(),
         load_balancing,
         connect_timeout: Duration::from_secs(1),
+        proxy_protocol: None,
         down: Vec::new(),
         leaving: Vec::new(),
         panic: false,

@@ -80,6 +80,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         leaving,
         load_balancing,
         connect_timeout,
+        proxy_protocol,
         health,
         sources,
         limits: _,
@@ -133,6 +134,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         health: health.clone(),
         load_balancing: *load_balancing,
         connect_timeout: *connect_timeout,
+        proxy_protocol: *proxy_protocol,
         sources: sources.clone(),
     }
 }

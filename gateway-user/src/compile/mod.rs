@@ -173,6 +173,7 @@ fn cluster(clusters: &BTreeMap<ClusterId, Arc<Cluster>>, id: &ClusterId) -> Arc<
             health: None,
             load_balancing: model::LoadBalancing::default(),
             connect_timeout: model::cluster::DEFAULT_CONNECT_TIMEOUT,
+            proxy_protocol: None,
             sources: model::Sources::everyone(),
         })
     })

@@ -8,8 +8,8 @@ use crate::{
     model::{
         Cluster, ClusterId, Endpoint, EndpointAddress, FlowLimits, ForwardingMode, HandoffPolicy,
         HashPolicy, Health, HealthDefaults, HostPattern, ListenAddress, Listener, ListenerKind,
-        LoadBalancing, Model, Probe, ProbeProtocol, Sources, TcpDestination, TcpRoute, TlsAction,
-        TlsChain,
+        LoadBalancing, Model, Probe, ProbeProtocol, ProxyProtocol, Sources, TcpDestination,
+        TcpRoute, TlsAction, TlsChain,
     },
     origin::Origin,
     snapshot::{ListenKey, ListenerTable, Snapshot},
@@ -30,6 +30,7 @@ fn cluster(name: &str, endpoints: &[EndpointAddress]) -> Cluster {
         leaving: Vec::new(),
         load_balancing: LoadBalancing::default(),
         connect_timeout: Duration::from_secs(1),
+        proxy_protocol: None,
         health: None,
         sources: Sources::everyone(),
         limits: FlowLimits::default(),
@@ -94,6 +95,28 @@ fn an_unchanged_cluster_keeps_its_identity_and_ids() {
     assert_eq!(first.backends, second.backends);
     let key = ListenKey::tcp(ListenAddress::Any, 1883);
     assert_eq!(first.services[&key], second.services[&key]);
+}
+
+#[test]
+fn a_header_is_for_connections_and_not_for_datagrams() {
+    let mut headed = cluster("a", &[EndpointAddress::Ip(ip("10.0.0.1"))]);
+    headed.proxy_protocol = Some(ProxyProtocol::V1);
+    let datagrams = Listener {
+        kind: ListenerKind::ForwardUdp(route("a")),
+        ..forwarded(53, "a")
+    };
+    let model = model(
+        vec![headed, cluster("b", &[])],
+        vec![forwarded(1, "a"), forwarded(2, "b"), datagrams],
+    );
+    let (snapshot, findings) = compile(&model, &Observed::default(), &Snapshot::default());
+    assert!(findings.is_empty(), "{findings:?}");
+    let headers: Vec<(u16, bool)> = snapshot
+        .services
+        .iter()
+        .map(|(key, service)| (key.port, service.proxy_header))
+        .collect();
+    assert_eq!(headers, [(1, true), (2, false), (53, false)]);
 }
 
 #[test]
@@ -175,6 +198,7 @@ fn probed(name: &str, endpoints: &[(&str, bool)], panic_percent: u8) -> Cluster 
         probe: Arc::new(Probe {
             protocol: ProbeProtocol::Tcp,
             port: Some(9001),
+            proxy_protocol: None,
             interval: defaults.interval,
             timeout: defaults.timeout,
             unhealthy_threshold: 2,

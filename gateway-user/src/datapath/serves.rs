@@ -15,6 +15,10 @@ pub enum NotInKernel {
     /// A packet cannot change its family.
     #[error("a backend is of the other address family")]
     OtherFamily,
+    /// It starts with a header that the agent writes; only from there on may the
+    /// kernel take it over.
+    #[error("a backend expects a PROXY header, which the agent writes")]
+    ProxyHeader,
     /// A link-local address says nothing without its link.
     #[error("a backend has a link-local address")]
     LinkLocalBackend,
@@ -51,6 +55,9 @@ pub fn kernel_serves(
     service: &Service,
     backends: &BTreeMap<u32, BackendTarget>,
 ) -> Result<(), NotInKernel> {
+    if service.proxy_header {
+        return Err(NotInKernel::ProxyHeader);
+    }
     let is_ipv4 = address.to_canonical().is_ipv4();
     for (id, _) in service.members.iter() {
         // Every member has a target: both come from one compilation.

@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::model::{FlowLimits, Health, Sources};
+use crate::model::{FlowLimits, Health, ProxyProtocol, Sources};
 
 /// Names a cluster: host, port and subset of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +44,8 @@ pub struct Cluster {
     pub load_balancing: LoadBalancing,
     /// Limit of one connection attempt.
     pub connect_timeout: Duration,
+    /// The header that a connection to it begins with.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How its endpoints are probed; they are not when absent.
     pub health: Option<Health>,
     /// Clients for whom it is; connections and requests of others are refused.

@@ -3,6 +3,8 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
+use crate::model::ProxyProtocol;
+
 /// How the endpoints of a cluster are judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -21,6 +23,8 @@ pub struct Probe {
     pub protocol: ProbeProtocol,
     /// Port that is asked, host order; that of the endpoint when absent.
     pub port: Option<u16>,
+    /// The header that it begins with.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Within what time an endpoint that refuses is noticed.
     pub interval: Duration,
     /// Limit of one probe, at most the interval.
@@ -136,6 +140,7 @@ impl fmt::Display for Probe {
         let Self {
             protocol,
             port,
+            proxy_protocol,
             interval,
             timeout,
             unhealthy_threshold,
@@ -155,6 +160,9 @@ impl fmt::Display for Probe {
         }
         if let Some(port) = port {
             write!(f, " port {port}")?;
+        }
+        if let Some(version) = proxy_protocol {
+            write!(f, " with a PROXY header {version}")?;
         }
         write!(
             f,
@@ -186,6 +194,7 @@ mod tests {
             probe: Arc::new(Probe {
                 protocol: ProbeProtocol::Tcp,
                 port: None,
+                proxy_protocol: None,
                 interval: defaults.interval,
                 timeout: defaults.timeout,
                 unhealthy_threshold: 1,

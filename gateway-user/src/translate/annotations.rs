@@ -10,7 +10,7 @@ use crate::{
     translate::{
         Context, Findings, flow_limits, handoff, health,
         istio::{FORWARDING, PORT_RANGES},
-        list, sources,
+        list, proxy_protocol, sources,
     },
 };
 
@@ -25,6 +25,7 @@ pub fn check(context: &mut Context<'_>) {
         .chain(health::KEYS)
         .chain(sources::KEYS)
         .chain(flow_limits::KEYS)
+        .chain(proxy_protocol::KEYS)
         .copied()
         .collect();
     let gateway = [&[PORT_RANGES][..], sources::KEYS, flow_limits::KEYS].concat();
@@ -73,6 +74,7 @@ fn unknown<T, O: AsRef<Object<T>>>(
                 sources::KEYS,
                 flow_limits::KEYS,
                 handoff::KEYS,
+                proxy_protocol::KEYS,
             ];
             let base = if with_ports.iter().any(|keys| keys.contains(&base)) {
                 base

@@ -57,7 +57,11 @@ impl Settings {
 
 /// The limits of a listener. Only forwarded ones have any.
 pub fn of_bind(context: &mut Context<'_>, bind: &Bind<'_>, kind: &ListenerKind) -> FlowLimits {
-    let forwards = matches!(kind, ListenerKind::Forward(_));
+    let forwards = match kind {
+        // The agent relays those that begin with a PROXY header.
+        ListenerKind::Forward(route) => context.header_of(route).is_none(),
+        _ => false,
+    };
     for server in bind.servers.iter().filter(|_| !forwards) {
         if server.limits != FlowLimits::default() {
             context.findings.warning(

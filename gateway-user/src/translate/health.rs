@@ -15,7 +15,8 @@ use ::http::uri::{Authority, PathAndQuery};
 use crate::{
     diagnostic::Reason,
     model::{
-        Health, HealthDefaults, HostPattern, HttpProbe, Probe, ProbeProtocol, Transport,
+        Health, HealthDefaults, HostPattern, HttpProbe, Probe, ProbeProtocol, ProxyProtocol,
+        Transport,
         health::{INTERVALS, PERCENTS, THRESHOLDS, TIMEOUTS},
     },
     resource::Meta,
@@ -168,6 +169,8 @@ pub struct Asked<'a> {
     /// What endpoints take on it. Probes are TCP: those of UDP have to be told
     /// their port.
     pub transport: Transport,
+    /// What connections to them begin with.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// How endpoints are probed; `objects` are those that may say so, the one that
@@ -179,6 +182,7 @@ pub fn judged(
         host,
         port,
         transport,
+        proxy_protocol,
     }: Asked<'_>,
     findings: &mut Findings,
 ) -> Option<Judged> {
@@ -235,6 +239,8 @@ pub fn judged(
             probe: Arc::new(Probe {
                 protocol,
                 port: probe_port,
+                // Another port is for probes, which nobody passes on.
+                proxy_protocol: proxy_protocol.filter(|_| probe_port.is_none()),
                 interval,
                 timeout,
                 unhealthy_threshold: first(layers, |one| &one.unhealthy)

@@ -14,6 +14,7 @@
 //! | `flow_limits` | annotations that limit new flows |
 //! | `sources` | annotations that say which client addresses may connect |
 //! | `health` | annotations that say how endpoints are probed |
+//! | `proxy_protocol` | whether connections to endpoints begin with a PROXY header |
 //! | `hosts` | `[namespace/]host`, short names, visibility |
 //! | `endpoints` | Services, EndpointSlices, ServiceEntries: what stands behind a host |
 //! | `certificates` | Secrets and files to pairs that belong together |
@@ -36,6 +37,7 @@ mod handoff;
 mod health;
 mod hosts;
 mod istio;
+mod proxy_protocol;
 mod sources;
 #[cfg(test)]
 mod tests;

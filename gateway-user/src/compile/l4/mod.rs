@@ -18,7 +18,7 @@ use crate::{
     },
     model::{
         ClusterId, FlowLimits, ListenAddress, Listener, ListenerKind, Model, SourcePrefix, Sources,
-        TcpRoute,
+        TcpRoute, Transport,
     },
     snapshot::{BackendTarget, Cluster, ListenKey, Service, Snapshot},
 };
@@ -41,6 +41,8 @@ struct Forwarded<'a> {
     /// Whose flows are taken.
     sources: Sources,
     limits: FlowLimits,
+    /// See [`Service::proxy_header`].
+    proxy_header: bool,
 }
 
 /// The first port of a range. Endpoints on it are reached on the port the
@@ -74,10 +76,14 @@ impl<'a> Forwarded<'a> {
     ) -> Self {
         let kept = KeptPort::of(key);
         let shares = shares(route, kept, clusters);
-        let unused = route
-            .destinations
-            .iter()
-            .filter_map(|destination| clusters.get(&destination.cluster))
+        let of_route = || {
+            let ids = route.destinations.iter().map(|to| &to.cluster);
+            ids.filter_map(|id| clusters.get(id))
+        };
+        // Datagrams have none.
+        let proxy_header = key.transport == Transport::Tcp
+            && of_route().any(|cluster| cluster.proxy_protocol.is_some());
+        let unused = of_route()
             .flat_map(|cluster| {
                 let down = cluster.down.iter().map(|endpoint| endpoint.address);
                 down.chain(cluster.leaving.iter().copied())
@@ -91,6 +97,7 @@ impl<'a> Forwarded<'a> {
             unused,
             sources,
             limits,
+            proxy_header,
         }
     }
 }
@@ -138,6 +145,7 @@ pub fn services(
                 unused,
                 sources,
                 limits,
+                proxy_header,
             } = forwarded;
             let target = |address: &SocketAddr| BackendTarget {
                 address: *address,
@@ -166,6 +174,7 @@ pub fn services(
                 ring,
                 sources: lists.list(sources),
                 limits: *limits,
+                proxy_header: *proxy_header,
             };
             let service = match previous.services.get(key) {
                 Some(old) if **old == service => Arc::clone(old),

@@ -58,6 +58,7 @@ fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snaps
                 endpoints,
                 load_balancing: LoadBalancing::default(),
                 connect_timeout: Duration::from_secs(10),
+                proxy_protocol: None,
                 down: Vec::new(),
                 leaving: Vec::new(),
                 panic: false,

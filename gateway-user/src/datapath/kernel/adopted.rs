@@ -42,6 +42,7 @@ impl Datapath {
                 ring: Arc::clone(&installed.ring),
                 sources: None,
                 limits: FlowLimits::default(),
+                proxy_header: false,
             };
             let key = ListenKey {
                 address: ListenAddress::Ip(destination.ip()),

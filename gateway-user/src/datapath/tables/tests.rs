@@ -55,6 +55,7 @@ fn desired(services: &[(ListenKey, &str, ForwardingMode)]) -> Desired {
             ring: [backend_id].into(),
             sources: None,
             limits: FlowLimits::default(),
+            proxy_header: false,
         };
         desired.services.insert(*key, Arc::new(service));
         desired.listeners.push(*key);
@@ -204,6 +205,30 @@ fn what_the_kernel_cannot_forward_is_steered() {
     assert_eq!(tables.steer.len(), 7);
     // Backends of proxied services are not the kernel's.
     assert_eq!(tables.backends.len(), 2);
+}
+
+#[test]
+fn a_service_whose_backends_expect_a_header_is_the_agents() {
+    let auto = ForwardingMode::Auto;
+    let mut desired = desired(&[
+        (key("10.97.0.1", 1), "10.0.0.1:80", auto),
+        (key("10.97.0.1", 2), "10.0.0.2:80", auto),
+    ]);
+    let first = desired.services.values_mut().next().expect("a service");
+    *first = Arc::new(Service {
+        proxy_header: true,
+        ..Service::clone(first)
+    });
+    let tables = tables(&desired, &around(&[], &[]));
+    let expected = [(
+        "10.97.0.1:1".parse().expect("an address"),
+        NotInKernel::ProxyHeader,
+    )];
+    assert_eq!(reasons(&tables), expected.into());
+    assert_eq!(tables.services.len(), 1);
+    // It is steered as everything is.
+    assert_eq!(tables.steer.len(), 2);
+    assert_eq!(tables.backends.len(), 1);
 }
 
 #[test]

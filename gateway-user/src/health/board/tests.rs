@@ -20,6 +20,7 @@ fn probe(interval_ms: u64, unhealthy: u32, healthy: u32) -> Probe {
     Probe {
         protocol: ProbeProtocol::Tcp,
         port: None,
+        proxy_protocol: None,
         interval: Duration::from_millis(interval_ms),
         timeout: Duration::from_millis(interval_ms),
         unhealthy_threshold: unhealthy,

@@ -15,7 +15,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::{MAX_ANSWER, Outcome, ask, client_config, http};
-use crate::model::{HttpProbe, Probe, ProbeProtocol, ProbeTarget};
+use crate::model::{HttpProbe, Probe, ProbeProtocol, ProbeTarget, ProxyProtocol};
 
 fn protocols() -> [ProbeProtocol; 4] {
     [
@@ -46,9 +46,19 @@ fn server(answer: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
 }
 
 async fn outcome(address: SocketAddr, protocol: ProbeProtocol, timeout_ms: u64) -> Outcome {
+    outcome_behind(None, address, protocol, timeout_ms).await
+}
+
+async fn outcome_behind(
+    proxy_protocol: Option<ProxyProtocol>,
+    address: SocketAddr,
+    protocol: ProbeProtocol,
+    timeout_ms: u64,
+) -> Outcome {
     let probe = Probe {
         protocol,
         port: None,
+        proxy_protocol,
         interval: Duration::from_secs(60),
         timeout: Duration::from_millis(timeout_ms),
         unhealthy_threshold: 1,
@@ -75,6 +85,38 @@ async fn a_free_port_refuses_and_an_open_one_passes() {
     drop(listener);
     for protocol in protocols().into_iter().chain([ProbeProtocol::Tcp]) {
         assert_eq!(outcome(address, protocol, 5_000).await, Outcome::Refused);
+    }
+}
+
+#[tokio::test]
+async fn a_probe_says_that_it_is_for_no_client() {
+    // PROXY UNKNOWN, and LOCAL without an address (proxy-protocol.txt).
+    let headers: [(ProxyProtocol, &[u8]); 2] = [
+        (ProxyProtocol::V1, b"PROXY UNKNOWN\r\n"),
+        (ProxyProtocol::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"),
+    ];
+    for (version, expected) in headers {
+        for protocol in protocols().into_iter().chain([ProbeProtocol::Tcp]) {
+            let (heard, header) = std::sync::mpsc::channel();
+            let address = server(move |mut stream| {
+                let mut bytes = vec![0; expected.len()];
+                let _ = stream.read_exact(&mut bytes);
+                let mut asked = [0; 4];
+                let len = stream.read(&mut asked).unwrap_or(0);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+                let _ = heard.send((bytes, asked[..len].to_vec()));
+            });
+            let got = outcome_behind(Some(version), address, protocol.clone(), 5_000).await;
+            let (bytes, asked) = header.recv().expect("a connection");
+            assert_eq!(bytes, expected, "{protocol:?}");
+            match protocol {
+                ProbeProtocol::Tcp => assert_eq!((got, asked), (Outcome::Passed, vec![])),
+                ProbeProtocol::Http(_) => {
+                    assert_eq!((got, asked), (Outcome::Passed, b"GET ".to_vec()));
+                }
+                _ => assert_eq!(asked.len(), 4, "{protocol:?}"),
+            }
+        }
     }
 }
 

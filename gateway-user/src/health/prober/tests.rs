@@ -24,6 +24,7 @@ fn targets(
     let probe = Arc::new(Probe {
         protocol: protocol.clone(),
         port: None,
+        proxy_protocol: None,
         interval: Duration::from_millis(100),
         timeout,
         unhealthy_threshold: 2,

@@ -83,6 +83,7 @@ impl Gateway {
                     local: stream.local_addr().expect("connected"),
                     mode: Mode::PlainHttp,
                     sni: None,
+                    tls: None,
                     http2: false,
                     table: Rc::new(move || Arc::clone(&served.borrow())),
                 };
@@ -147,6 +148,7 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
             .collect(),
         load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Duration::from_secs(2),
+        proxy_protocol: None,
         down: Vec::new(),
         leaving: Vec::new(),
         panic: false,

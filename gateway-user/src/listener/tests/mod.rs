@@ -167,6 +167,7 @@ fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
             .collect(),
         load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Duration::from_millis(300),
+        proxy_protocol: None,
         down: Vec::new(),
         leaving: Vec::new(),
         panic: false,

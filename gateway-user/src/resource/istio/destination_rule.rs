@@ -52,9 +52,17 @@ pub struct TrafficPolicy {
     /// CONNECT tunnels.
     pub tunnel: Option<Opaque>,
     /// PROXY header to the endpoint.
-    pub proxy_protocol: Option<Opaque>,
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Limit of retries.
     pub retry_budget: Option<Opaque>,
+}
+
+/// The header in front of a connection.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProxyProtocol {
+    /// V1 when absent.
+    pub version: Option<String>,
 }
 
 /// For one port.

@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Service, is_exact, port_number},
-        flow_limits, handoff, health, hosts, list, sources,
+        flow_limits, handoff, health, hosts, list, proxy_protocol, sources,
     },
 };
 
@@ -98,6 +98,7 @@ pub fn service<'a>(
         sources::KEYS,
         flow_limits::KEYS,
         handoff::KEYS,
+        proxy_protocol::KEYS,
     ] {
         annotations::check_ports(keys, &service.meta, &known, findings);
     }

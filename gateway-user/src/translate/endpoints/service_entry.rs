@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Registry, Service, includes, is_exact, port_number},
-        flow_limits, handoff, health, sources,
+        flow_limits, handoff, health, proxy_protocol, sources,
     },
 };
 
@@ -75,6 +75,7 @@ impl<'a> Registry<'a> {
                 sources::KEYS,
                 flow_limits::KEYS,
                 handoff::KEYS,
+                proxy_protocol::KEYS,
             ] {
                 annotations::check_ports(keys, &entry.meta, &known, findings);
             }

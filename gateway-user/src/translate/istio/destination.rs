@@ -5,7 +5,7 @@ use crate::{
     diagnostic::Reason,
     model::{
         Cluster, ClusterId, Endpoint, FlowLimits, ForwardingMode, HandoffPolicy, LoadBalancing,
-        Sources, Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
+        Sources, TcpRoute, Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
     },
     resource::{Meta, Place, istio::virtual_service::Destination},
     translate::{
@@ -14,6 +14,7 @@ use crate::{
         handoff, health, hosts,
         istio::{attach::Scope, destination_rule::Policy},
         list,
+        proxy_protocol::{self, Header},
     },
 };
 
@@ -144,6 +145,20 @@ impl Context<'_> {
             );
             return Some(self.unserved(id, weight));
         };
+        let header = policy
+            .header
+            .or_else(|| proxy_protocol::at(service.meta, port, &mut self.findings))
+            .unwrap_or(Header::Off);
+        if header != Header::Off && scope.transport == Transport::Udp {
+            self.findings.warning(
+                place,
+                Reason::UnsupportedField,
+                format!(
+                    "datagrams to {host} begin with no PROXY header, which is for TCP: its endpoints do not learn of the client's address"
+                ),
+            );
+        }
+        let proxy_protocol = header.sent().filter(|_| scope.transport == Transport::Tcp);
         if !self.clusters.contains_key(&id) {
             let (all, leaving): (&[Labelled], &[Labelled]) = service
                 .ports
@@ -157,6 +172,7 @@ impl Context<'_> {
                 host: &service.host,
                 port,
                 transport: scope.transport,
+                proxy_protocol,
             };
             let judged = health::judged(&layers, defaults, asked, &mut self.findings);
             let probed = |vouched: bool| {
@@ -196,7 +212,8 @@ impl Context<'_> {
                     format!("{why}; requests get 503 and connections are closed"),
                 );
             }
-            if policy.originates_tls {
+            let unusable = header == Header::Unusable && scope.transport == Transport::Tcp;
+            if policy.originates_tls || unusable {
                 endpoints.clear();
             }
             let any_probed = endpoints.iter().any(|endpoint| endpoint.probed);
@@ -208,6 +225,7 @@ impl Context<'_> {
                     leaving,
                     load_balancing: policy.load_balancing,
                     connect_timeout: policy.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+                    proxy_protocol,
                     health: judged.filter(|_| any_probed).map(|judged| judged.health),
                     sources: service.sources.at(port),
                     limits: service.limits.at(port),
@@ -293,6 +311,7 @@ impl Context<'_> {
             leaving: Vec::new(),
             load_balancing: LoadBalancing::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            proxy_protocol: None,
             health: None,
             sources: Sources::everyone(),
             limits: FlowLimits::default(),
@@ -304,6 +323,14 @@ impl Context<'_> {
             forwarding: None,
             handoff: HandoffPolicy::default(),
         }
+    }
+
+    /// The cluster of a route whose connections begin with a PROXY header.
+    pub fn header_of(&self, route: &TcpRoute) -> Option<&ClusterId> {
+        let ids = route.destinations.iter().map(|to| &to.cluster);
+        let mut clusters = ids.filter_map(|id| self.clusters.get(id));
+        let found = clusters.find(|cluster| cluster.proxy_protocol.is_some());
+        found.map(|cluster| &cluster.id)
     }
 
     /// The forwarding mode an object asks for.

@@ -17,7 +17,12 @@ use crate::{
             destination_rule::{ClientTls, ConnectionPool, LoadBalancer, TrafficPolicy},
         },
     },
-    translate::{Findings, duration, endpoints::port_number, health, hosts},
+    translate::{
+        Findings, duration,
+        endpoints::port_number,
+        health, hosts,
+        proxy_protocol::{self, Header},
+    },
 };
 
 /// Every DestinationRule, read.
@@ -54,6 +59,8 @@ struct Subset<'a> {
 struct Scoped {
     all: Blocks,
     ports: Vec<(u16, Blocks)>,
+    /// Settings of a port have none, and so leave this as it is.
+    header: Option<Header>,
 }
 
 /// The blocks that override one another as a whole.
@@ -89,6 +96,8 @@ pub struct Policy {
     pub idle_timeout: Option<Duration>,
     /// TLS to the endpoint is asked for.
     pub originates_tls: bool,
+    /// The header in front of a connection, where they say.
+    pub header: Option<Header>,
 }
 
 impl<'a> Policies<'a> {
@@ -123,8 +132,9 @@ impl<'a> Policies<'a> {
         let rules = self.select(host, service, gateway);
         let top = rules.iter().find_map(|rule| rule.policy.as_ref());
         let base = top.map(|policy| policy.at(port)).unwrap_or_default();
+        let header = top.and_then(|policy| policy.header);
         let Some(name) = subset else {
-            return Some((base.policy(), None));
+            return Some((base.policy(header), None));
         };
         let subset = rules
             .iter()
@@ -134,7 +144,8 @@ impl<'a> Policies<'a> {
             Some(policy) => policy.over(base, port),
             None => base,
         };
-        Some((blocks.policy(), Some(subset.labels)))
+        let own = subset.policy.as_ref().and_then(|policy| policy.header);
+        Some((blocks.policy(own.or(header)), Some(subset.labels)))
     }
 
     /// What the rules for a service say of probes, the one that wins first.
@@ -175,13 +186,14 @@ impl Scoped {
 }
 
 impl Blocks {
-    fn policy(&self) -> Policy {
+    fn policy(&self, header: Option<Header>) -> Policy {
         Policy {
             load_balancing: self.balancer.map(|b| b.algorithm).unwrap_or_default(),
             by_source: self.balancer.is_some_and(|b| b.by_source),
             connect_timeout: self.pool.and_then(|pool| pool.connect_timeout),
             idle_timeout: self.pool.and_then(|pool| pool.idle_timeout),
             originates_tls: self.tls.unwrap_or(false),
+            header,
         }
     }
 }
@@ -283,7 +295,6 @@ fn scoped(policy: &TrafficPolicy, place: Place<'_>, findings: &mut Findings) -> 
     for (key, given) in [
         ("outlierDetection", policy.outlier_detection.is_some()),
         ("tunnel", policy.tunnel.is_some()),
-        ("proxyProtocol", policy.proxy_protocol.is_some()),
         ("retryBudget", policy.retry_budget.is_some()),
     ] {
         if given {
@@ -332,7 +343,11 @@ fn scoped(policy: &TrafficPolicy, place: Place<'_>, findings: &mut Findings) -> 
             },
         ));
     }
-    Scoped { all, ports }
+    let header = policy.proxy_protocol.as_ref().map(|shape| {
+        let tunnels = policy.tunnel.is_some();
+        proxy_protocol::of_policy(shape, tunnels, place.key("proxyProtocol"), findings)
+    });
+    Scoped { all, ports, header }
 }
 
 fn balancer(shape: &LoadBalancer, place: Place<'_>, findings: &mut Findings) -> Balancer {

@@ -13,9 +13,10 @@ use crate::{
         Context, handoff,
         istio::{
             attach::{Narrowing, Scope, attached_at},
-            destination::{Resolved, shares},
+            destination::{FORWARDING, Resolved, shares},
             gateway::{Bind, Server},
         },
+        list,
     },
 };
 
@@ -23,6 +24,9 @@ use crate::{
 pub fn listener(context: &mut Context<'_>, bind: &Bind<'_>) -> Option<Listener> {
     let server = &bind.servers[0];
     let route = owner(context, server, bind.port)?;
+    if server.transport() == Transport::Tcp {
+        warn_of_the_kernels(context, &route, server);
+    }
     Some(Listener {
         address: bind.address,
         port: bind.port,
@@ -165,6 +169,34 @@ fn warn_of_other_ports(context: &mut Context<'_>, found: &[Resolved], port: u16,
             Reason::InvalidValue,
             format!(
                 "dsr leaves the port of packets as it is: endpoints of {cluster} get port {port} and not {other}, which serves probes and the agent alone"
+            ),
+        );
+    }
+}
+
+/// A route whose connections begin with a PROXY header is the agent's: what is
+/// for the kernel has no effect on it.
+fn warn_of_the_kernels(context: &mut Context<'_>, route: &TcpRoute, server: &Server<'_>) {
+    let Some(cluster) = context.header_of(route).map(ToString::to_string) else {
+        return;
+    };
+    let mut named = Vec::new();
+    if route.forwarding != ForwardingMode::Auto {
+        named.push(FORWARDING);
+    }
+    let ids = route.destinations.iter().map(|to| &to.cluster);
+    let mut clusters = ids.filter_map(|id| context.clusters.get(id));
+    if clusters.any(|cluster| cluster.limits != FlowLimits::default()) {
+        named.push("limits of new flows");
+    }
+    if !named.is_empty() {
+        context.findings.warning(
+            server.place,
+            Reason::UnsupportedField,
+            format!(
+                "no effect on the {}: {}; connections to {cluster} begin with a PROXY header and are relayed by the agent",
+                server.label(),
+                list(named)
             ),
         );
     }

@@ -49,6 +49,7 @@ fn snapshot(generation: u64, services: &[(u16, &str, ForwardingMode)]) -> Snapsh
             ring: [backend_id].into(),
             sources: None,
             limits: FlowLimits::default(),
+            proxy_header: false,
         };
         let listener = Listener {
             origin: Origin::new("test.yaml", 1),

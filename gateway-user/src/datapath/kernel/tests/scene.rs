@@ -204,6 +204,7 @@ fn snapshot(services: &[Forwarded<'_>]) -> Snapshot {
                 ring: ring.clone().into(),
                 sources: None,
                 limits: FlowLimits::default(),
+                proxy_header: false,
             };
             let key = ListenKey {
                 address: ListenAddress::Ip(wanted.key.ip()),
