@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
@@ -60,7 +61,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Connects a connection from `client`, which came for `local`, to an endpoint of
 /// `cluster`, each attempt within the cluster's timeout; from a
-/// source of the datapath's own with `handoff`.
+/// source of the datapath's own with `handoff`. Its first bytes are
+/// `header`, which is no byte of the client's.
 ///
 /// # Errors
 /// [`ConnectError`] when there is no endpoint, or the last attempt failed.
@@ -71,6 +73,7 @@ pub async fn connect(
     client: SocketAddr,
     local: SocketAddr,
     handoff: Option<&Source<'_>>,
+    header: &[u8],
 ) -> Result<Upstream, ConnectError> {
     let mut failed: Vec<SocketAddr> = Vec::new();
     let mut error = ConnectError {
@@ -82,7 +85,14 @@ pub async fn connect(
             break;
         };
         let address = action.reached_at(picked.address, local.port());
-        let attempt = timeout(cluster.connect_timeout, dial(address, handoff)).await;
+        let dialled = async {
+            let mut stream = dial(address, handoff).await?;
+            // Before any byte of the client, and whole: it is shorter than what a
+            // new socket takes at once.
+            stream.write_all(header).await?;
+            io::Result::Ok(stream)
+        };
+        let attempt = timeout(cluster.connect_timeout, dialled).await;
         let (reason, cause) = match attempt {
             Ok(Ok(stream)) => {
                 return Ok(Upstream {

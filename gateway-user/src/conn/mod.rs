@@ -22,6 +22,7 @@ use crate::{
     drain::DrainWatcher,
     http::{self, HttpWorker},
     model::HashPolicy,
+    proxy_header::TlsVersion,
     snapshot::{Cluster, HttpTable, SnapshotHandle, TcpAction},
     telemetry::{
         access::{CloseReason, Mode},
@@ -140,6 +141,11 @@ async fn decide_and_act(
                     if let Outcome::Hello(hello) = &outcome {
                         session.sni.clone_from(&hello.sni);
                         session.alpn = hello.alpn.first().cloned();
+                        if let [only] = &hello.alpn[..]
+                            && !only.contains(char::REPLACEMENT_CHARACTER)
+                        {
+                            session.spoken = Some(only.clone());
+                        }
                     }
                     decide::decide_tls(table, &outcome)
                 }
@@ -208,11 +214,12 @@ async fn terminate(
 ) -> Result<TlsStream<Client>, CloseReason> {
     match handshake::accept(client, config, worker.limits.handshake_timeout).await {
         Ok(client) => {
-            session.alpn = client
-                .get_ref()
-                .1
+            let tls = client.get_ref().1;
+            session.alpn = tls
                 .alpn_protocol()
                 .map(|name| String::from_utf8_lossy(name).into_owned());
+            session.spoken.clone_from(&session.alpn);
+            session.tls = TlsVersion::of(tls);
             Ok(client)
         }
         Err(HandshakeError::Timeout(_)) => Err(CloseReason::HandshakeTimeout),
@@ -246,6 +253,14 @@ async fn proxy<C: Stream>(
         table: &options.table,
         client: client.socket(),
     });
+    let header = match session.header(cluster) {
+        Ok(header) => header,
+        Err(error) => {
+            tracing::debug!(peer = %session.peer, %error, "no PROXY header");
+            copy::reset_on_drop(client.socket());
+            return CloseReason::Internal;
+        }
+    };
     let connected = connect::connect(
         &worker.balancer,
         cluster,
@@ -253,6 +268,7 @@ async fn proxy<C: Stream>(
         session.peer,
         session.local,
         source.as_ref(),
+        &header,
     )
     .await;
     match connected {
@@ -337,6 +353,7 @@ async fn serve_http<C: Stream + 'static>(
         local,
         mode: session.mode,
         sni: session.sni.clone(),
+        tls: session.tls,
         http2,
         table,
     };

@@ -2,12 +2,13 @@
 //! What is known of a connection, and its one access record; that of a
 //! handed-off one is written when the kernel's flow has ended.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use crate::{
     conn::{Worker, prefixed::ByteCounts},
     drain::DrainGuard,
     origin::Origin,
+    proxy_header::{self, Proxied, TlsVersion},
     snapshot::Cluster,
     telemetry::access::{CloseReason, ConnectionRecord, Mode},
 };
@@ -20,6 +21,11 @@ pub(super) struct Session {
     pub(super) mode: Mode,
     pub(super) sni: Option<String>,
     pub(super) alpn: Option<String>,
+    /// The protocol that the connection speaks, where that is certain: the one
+    /// agreed upon here, or the only one offered.
+    pub(super) spoken: Option<String>,
+    /// TLS that ended here.
+    pub(super) tls: Option<TlsVersion>,
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) upstream: Option<SocketAddr>,
     pub(super) counts: Rc<ByteCounts>,
@@ -40,6 +46,8 @@ impl Session {
             mode: Mode::Refused,
             sni: None,
             alpn: None,
+            spoken: None,
+            tls: None,
             cluster: None,
             upstream: None,
             counts: ByteCounts::new(Arc::clone(&worker.counters)),
@@ -70,6 +78,24 @@ impl Session {
             }
             Mode::TerminateHttp | Mode::PlainHttp | Mode::Refused => None,
         }
+    }
+
+    /// What a connection to a cluster begins with on its behalf.
+    ///
+    /// # Errors
+    /// Those of the encoder.
+    pub(super) fn header(&self, cluster: &Cluster) -> io::Result<Vec<u8>> {
+        let Some(version) = cluster.proxy_protocol else {
+            return Ok(Vec::new());
+        };
+        let of = Proxied {
+            client: self.peer,
+            destination: self.local,
+            authority: self.sni.as_deref(),
+            alpn: self.spoken.as_deref(),
+            tls: self.tls,
+        };
+        proxy_header::proxied(version, &of)
     }
 
     /// The rule by which it is served.

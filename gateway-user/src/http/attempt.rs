@@ -114,7 +114,7 @@ impl Attempt<'_> {
             };
             *upstream = Some(picked.address);
             let pooled = may_reuse
-                .then(|| worker.pool.take(picked.address))
+                .then(|| self.client.pool(self.cluster).take(picked.address))
                 .flatten();
             let mut link = match pooled {
                 Some(link) => {
@@ -123,7 +123,11 @@ impl Attempt<'_> {
                 }
                 None => {
                     let timeout = self.cluster.connect_timeout;
-                    match Link::open(picked.address, timeout, &worker.limits).await {
+                    let header = self.client.header(self.cluster).map_err(|error| {
+                        tracing::debug!(cluster = %self.cluster.id, %error, "no PROXY header");
+                        Failure::ConnectFailed
+                    })?;
+                    match Link::open(picked.address, timeout, &worker.limits, &header).await {
                         Ok(link) => {
                             worker.counters.upstream_opened.add(1);
                             link

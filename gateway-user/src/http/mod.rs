@@ -4,15 +4,19 @@
 //! Everything here belongs to one worker thread: no lock, no atomic reference
 //! count on the path of a request. [`router`] and the checks are pure.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     balance::Balancer,
     drain::DrainWatcher,
-    http::{guard::Turn, upstream::Pool},
-    snapshot::HttpTable,
+    http::{
+        guard::Turn,
+        upstream::{Link, Pool},
+    },
+    proxy_header::{self, Proxied, TlsVersion},
+    snapshot::{Cluster, HttpTable},
     telemetry::{access::Mode, counters::WorkerCounters},
 };
 
@@ -46,6 +50,8 @@ pub struct Connection {
     pub mode: Mode,
     /// Server name of its ClientHello.
     pub sni: Option<String>,
+    /// Version of the TLS that ended here.
+    pub tls: Option<TlsVersion>,
     /// ALPN chose `h2`. HTTP/2 with prior knowledge is recognised without it
     /// where there is no TLS.
     pub http2: bool,
@@ -132,7 +138,12 @@ pub(crate) struct Client {
     peer: SocketAddr,
     local: SocketAddr,
     mode: Mode,
+    sni: Option<String>,
+    tls: Option<TlsVersion>,
     table: Rc<dyn Fn() -> Arc<HttpTable>>,
+    /// Upstream connections that began with this client's PROXY header: for
+    /// nobody else.
+    own: Pool,
     worker: Rc<HttpWorker>,
     /// Of HTTP/1.
     turn: Option<Rc<Turn>>,
@@ -149,6 +160,40 @@ impl Client {
             Mode::PlainHttp => "http",
             _ => "https",
         }
+    }
+
+    /// What a connection to a cluster begins with on its behalf. What is spoken
+    /// there is not what ALPN has agreed upon here.
+    fn header(&self, cluster: &Cluster) -> io::Result<Vec<u8>> {
+        let Some(version) = cluster.proxy_protocol else {
+            return Ok(Vec::new());
+        };
+        let of = Proxied {
+            client: self.peer,
+            destination: self.local,
+            authority: self.sni.as_deref(),
+            alpn: None,
+            tls: self.tls,
+        };
+        proxy_header::proxied(version, &of)
+    }
+
+    /// Where connections to a cluster wait for the next request.
+    fn pool(&self, cluster: &Cluster) -> &Pool {
+        match cluster.proxy_protocol {
+            Some(_) => &self.own,
+            None => &self.worker.pool,
+        }
+    }
+
+    /// Keeps an upstream connection for another request that it is fit for.
+    fn keep(&self, link: Link) {
+        let pool = if link.is_personal() {
+            &self.own
+        } else {
+            &self.worker.pool
+        };
+        pool.put(link, self.worker.limits.upstream_max_idle);
     }
 }
 

@@ -157,8 +157,7 @@ impl Drop for ResponseBody {
             && self.exchange.request_body.is_finished()
             && let Some(link) = upstream.link.take()
         {
-            let worker = &self.exchange.client().worker;
-            worker.pool.put(link, worker.limits.upstream_max_idle);
+            self.exchange.client().keep(link);
         }
         if !complete && self.exchange.reason == "routed" {
             self.exchange.reason = "client_reset";

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     http::{
-        Client, Connection, HttpWorker, forward,
+        Client, Connection, HttpWorker, Pool, forward,
         guard::{Ended, Guard, HEAD_READ, Turn},
     },
     telemetry::access::{CloseReason, Mode},
@@ -62,7 +62,10 @@ pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
             peer: connection.peer,
             local: connection.local,
             mode: connection.mode,
+            sni: connection.sni.clone(),
+            tls: connection.tls,
             table: connection.table,
+            own: Pool::default(),
             worker: Rc::clone(worker),
             turn,
             active: Cell::new(0),

@@ -9,7 +9,7 @@ use hyper::{
     client::conn::{TrySendError, http1},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::AbortHandle};
 
 use crate::http::{
     HttpLimits,
@@ -33,6 +33,8 @@ pub struct Link {
     line: Rc<Line>,
     driver: AbortHandle,
     address: SocketAddr,
+    /// It began with the PROXY header of one client.
+    is_personal: bool,
     reused: bool,
 }
 
@@ -98,7 +100,7 @@ impl Pool {
 }
 
 impl Link {
-    /// Opens a connection.
+    /// Opens a connection, which begins with `header`.
     ///
     /// # Errors
     /// When there is none within `timeout`.
@@ -106,13 +108,19 @@ impl Link {
         address: SocketAddr,
         timeout: Duration,
         limits: &HttpLimits,
+        header: &[u8],
     ) -> Result<Self, ConnectError> {
         let failed = |source| ConnectError::Failed { address, source };
-        let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
+        let connected = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            stream.write_all(header).await?;
+            io::Result::Ok(stream)
+        };
+        let stream = tokio::time::timeout(timeout, connected)
             .await
             .map_err(|_| ConnectError::Timeout { address, timeout })?
             .map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
         let line = Rc::new(Line::default());
         let guard = UpstreamGuard::new(stream, limits, Rc::clone(&line));
         let (sender, connection) = http1::Builder::new()
@@ -132,6 +140,7 @@ impl Link {
             line,
             driver,
             address,
+            is_personal: !header.is_empty(),
             reused: false,
         })
     }
@@ -146,6 +155,11 @@ impl Link {
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.line.queue(request.method() == Method::HEAD);
         self.sender.try_send_request(request).await
+    }
+
+    /// Whether it is for one client alone.
+    pub fn is_personal(&self) -> bool {
+        self.is_personal
     }
 
     /// Whether it served another request before.

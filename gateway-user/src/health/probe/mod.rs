@@ -4,9 +4,12 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
-use crate::model::{ProbeProtocol, ProbeTarget};
+use crate::{
+    model::{ProbeProtocol, ProbeTarget},
+    proxy_header,
+};
 
 mod capped;
 mod http;
@@ -72,7 +75,12 @@ impl Outcome {
 /// Asks once.
 pub async fn ask(target: &ProbeTarget, tls: &Arc<rustls::ClientConfig>) -> Outcome {
     let asked = async {
-        let stream = connect(target.address).await?;
+        let mut stream = connect(target.address).await?;
+        if let Some(version) = target.probe.proxy_protocol {
+            let header = proxy_header::local(version).map_err(|_| Outcome::NotAsked)?;
+            let sent = stream.write_all(&header).await;
+            sent.map_err(|error| failure(&error))?;
+        }
         match &target.probe.protocol {
             ProbeProtocol::Tcp => Ok(()),
             ProbeProtocol::Http(wanted) => http::ask(stream, wanted).await,

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bodies;
 mod http2;
+mod proxy_header;
 mod records;
 mod rig;
 mod routing;
