@@ -132,6 +132,21 @@ impl Server {
     ///
     /// When the address is taken or not there.
     pub fn serve(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        Self::serve_after(netns, address, |_| Ok(()))
+    }
+
+    /// Starts one whose connections begin with something else, which `first`
+    /// reads.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken or not there.
+    pub fn serve_after(
+        netns: &Netns,
+        address: SocketAddr,
+        first: impl Fn(&mut TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let first = Arc::new(first);
         let listener = netns
             .run(|| TcpListener::bind(address))
             .with_context(|| format!("listen on {address}"))?;
@@ -153,7 +168,8 @@ impl Server {
                 }
                 let Ok(stream) = stream else { continue };
                 let (good, bad) = (Arc::clone(&good), Arc::clone(&bad));
-                thread::spawn(move || match serve(stream) {
+                let first = Arc::clone(&first);
+                thread::spawn(move || match serve(stream, &*first) {
                     Ok(()) => {
                         good.fetch_add(1, Ordering::Relaxed);
                     }
@@ -189,10 +205,11 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: TcpStream) -> Result<()> {
+fn serve(mut stream: TcpStream, first: impl Fn(&mut TcpStream) -> Result<()>) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(STALL))?;
     stream.set_write_timeout(Some(STALL))?;
+    first(&mut stream)?;
     let mut hello = [0; HELLO_RECORD];
     stream.read_exact(&mut hello).context("read the hello")?;
     let mut plan = [0; Plan::LEN];

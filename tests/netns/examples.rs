@@ -9,7 +9,7 @@ use std::{
 };
 
 use gateway_tests::{
-    backend::{echo::Echo, kafka as broker, mosquitto, nginx},
+    backend::{announced::Announced, echo::Echo, kafka as broker, mosquitto, nginx},
     client::{
         curl::{self, Answer, Request},
         kafka,
@@ -30,6 +30,7 @@ const COVERED: &[&str] = &[
     "https-two-hosts.yaml",
     "kafka.yaml",
     "mqtt.yaml",
+    "proxy-protocol.yaml",
     "sni-passthrough.yaml",
     "tcp-echo.yaml",
     "weights.yaml",
@@ -84,6 +85,25 @@ fn mqtt_runs() {
         let mut subscriber = Subscriber::start(&lab, &broker, &name, host).expect(host);
         mqtt::publish(&lab, &broker, host, "hello").expect(host);
         assert_eq!(subscriber.wait_for(1).expect(host), ["hello"]);
+    }
+}
+
+#[test]
+fn proxy_protocol_runs() {
+    let Some(lab) = scene::lab() else { return };
+    let servers =
+        [19_001, 19_002].map(|port| Announced::serve(&lab.gateway, local(port), "").expect("echo"));
+    let _gateway = run(&lab, "proxy-protocol.yaml");
+    for (server, port, version) in [(&servers[0], 31_401, 1), (&servers[1], 31_402, 2)] {
+        let mut stream = raw::connect(&lab.client, vip(&lab, port)).expect("connect");
+        raw::write_segments(&mut stream, [&b"hello"[..]]).expect("write");
+        stream.shutdown(std::net::Shutdown::Write).expect("close");
+        let end = raw::read_to_end(&mut stream, std::time::Duration::from_secs(5)).expect("read");
+        assert_eq!(end, End::Closed(b"hello".to_vec()));
+        let client = stream.local_addr().expect("its end");
+        let header = server.of(client).expect("its header");
+        let ends = Some([client, vip(&lab, port)]);
+        assert_eq!((header.version, header.ends), (version, ends));
     }
 }
 

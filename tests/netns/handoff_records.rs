@@ -31,14 +31,19 @@ pub struct Client {
     pub address: SocketAddr,
     before: Instant,
     /// Bytes so far, each way.
-    payload: u64,
+    pub payload: u64,
 }
 
 impl Client {
     /// Says hello for `name`, and reads it back: the connection is relayed then.
     pub fn open(lab: &Lab, name: &str) -> Self {
+        Self::open_at(lab, 443, name)
+    }
+
+    /// The same at another port.
+    pub fn open_at(lab: &Lab, port: u16, name: &str) -> Self {
         let before = Instant::now();
-        let stream = connect(&lab.client, vip(lab, 443)).expect("connect");
+        let stream = connect(&lab.client, vip(lab, port)).expect("connect");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         let address = stream.local_addr().expect("its end");
         let mut client = Self {
@@ -99,7 +104,7 @@ pub fn record(gateway: &mut Gateway<'_>, client: SocketAddr) -> String {
 }
 
 /// A number of a record.
-fn number(record: &str, name: &str) -> f64 {
+pub fn number(record: &str, name: &str) -> f64 {
     let after = record
         .split_once(&format!(" {name}="))
         .unwrap_or_else(|| panic!("no {name} in {record}"))
@@ -120,7 +125,7 @@ pub fn flows(gateway: &Gateway<'_>, options: &[&str]) -> Vec<Value> {
 
 /// Whether a count of bytes is that of `payload`, with the headers of some
 /// packets.
-fn is_about(bytes: f64, payload: u64) -> bool {
+pub fn is_about(bytes: f64, payload: u64) -> bool {
     let payload = payload as f64;
     payload <= bytes && bytes <= payload * 1.3 + 4_000.0
 }

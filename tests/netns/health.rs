@@ -326,7 +326,7 @@ fn targets(status: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// Waits for a verdict on what listens at `address`, and the last outcome.
-fn expect(gateway: &Gateway<'_>, address: SocketAddr, verdict: &str, last: &str) {
+pub fn expect(gateway: &Gateway<'_>, address: SocketAddr, verdict: &str, last: &str) {
     let found = wait::until(&format!("{address} is {verdict}"), DEADLINE, || {
         let status = gateway.status()?;
         let found = targets(&status).any(|one| {

@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use crate::{netns::Netns, process::Process};
 
+pub mod announced;
 pub mod echo;
 pub mod iperf;
 pub mod kafka;

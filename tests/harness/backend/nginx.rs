@@ -33,10 +33,6 @@ pub fn serve(
     plain: SocketAddr,
     encrypted: Option<(SocketAddr, &Leaf)>,
 ) -> Result<Process> {
-    let name = format!("nginx-{id}");
-    let dir = lab.dir().join(&name);
-    fs::create_dir_all(dir.join("files"))?;
-    let home = dir.display();
     let encrypted = encrypted.map_or_else(String::new, |(address, leaf)| {
         let Leaf { certificate, key } = leaf;
         format!(
@@ -45,6 +41,38 @@ pub fn serve(
             key.display()
         )
     });
+    let listen = format!("listen {plain};\n    {encrypted}");
+    run(lab, netns, id, plain, &listen)
+}
+
+/// Starts nginx anywhere, whose connections all begin with a PROXY header: one
+/// port in the clear and one over TLS. Pages name what the header says.
+///
+/// # Errors
+///
+/// When it is not installed or does not come up.
+pub fn serve_behind_header(
+    lab: &Lab,
+    netns: &Netns,
+    id: &str,
+    plain: SocketAddr,
+    (encrypted, leaf): (SocketAddr, &Leaf),
+) -> Result<Process> {
+    let Leaf { certificate, key } = leaf;
+    let listen = format!(
+        "listen {plain} proxy_protocol;\n    listen {encrypted} ssl proxy_protocol; \
+         ssl_certificate {}; ssl_certificate_key {};",
+        certificate.display(),
+        key.display()
+    );
+    run(lab, netns, id, plain, &listen)
+}
+
+fn run(lab: &Lab, netns: &Netns, id: &str, ready: SocketAddr, listen: &str) -> Result<Process> {
+    let name = format!("nginx-{id}");
+    let dir = lab.dir().join(&name);
+    fs::create_dir_all(dir.join("files"))?;
+    let home = dir.display();
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|kind| format!("  {kind}_temp_path {home}/{kind};\n"))
@@ -57,14 +85,16 @@ pub fn serve(
          \x20 log_format sessions \"$connection $ssl_protocol $ssl_session_reused $status\";\n\
          \x20 limit_req_zone $connection zone=paced:1m rate=4r/s;\n\
          \x20 server {{\n\
-         \x20   listen {plain};\n    {encrypted}\n\
+         \x20   {listen}\n\
          \x20   location /files/ {{\n      alias {home}/files/;\n\
          \x20     limit_req zone=paced burst=1000;\n\
          \x20     access_log {home}/sessions.log sessions;\n    }}\n\
          \x20   location / {{\n      default_type text/plain;\n\
          \x20     return 200 \"id={id}\\nhost=$host\\nmethod=$request_method\\nuri=$request_uri\\n\
          xff=$http_x_forwarded_for\\nproto=$http_x_forwarded_proto\\n\
-         request_id=$http_x_request_id\\ndemo=$http_x_demo\\nscheme=$scheme\\n\";\n\
+         request_id=$http_x_request_id\\ndemo=$http_x_demo\\nscheme=$scheme\\n\
+         peer=$remote_addr\\nclient=$proxy_protocol_addr:$proxy_protocol_port\\n\
+         reached=$proxy_protocol_server_addr:$proxy_protocol_server_port\\n\";\n\
          \x20   }}\n  }}\n}}\n",
     );
     let file = dir.join("nginx.conf");
@@ -72,7 +102,7 @@ pub fn serve(
     let mut command = netns.command("nginx");
     command.arg("-p").arg(&dir).arg("-c").arg(&file);
     let mut process = lab.spawn(command, &name)?;
-    super::listening(&mut process, netns, plain)?;
+    super::listening(&mut process, netns, ready)?;
     Ok(process)
 }
 
