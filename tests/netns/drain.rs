@@ -11,10 +11,11 @@ use gateway_tests::{
     admin,
     backend::echo::Echo,
     client::raw::{self, client_hello, records},
+    gateway::Datapath,
     wait,
 };
 
-use crate::scene::{self, backend, passthrough, serve, tcp, vip};
+use crate::scene::{self, backend, passthrough, serve_with, tcp, vip};
 
 #[test]
 fn a_drain_waits_for_open_connections_and_leaves_forwarded_ones_alone() {
@@ -22,7 +23,9 @@ fn a_drain_waits_for_open_connections_and_leaves_forwarded_ones_alone() {
     let _echo = Echo::start(&lab, 0, 7000, "").expect("echo");
     let target = [backend(&lab, 0, 7000)];
     let yaml = tcp("echo", 31_400, &target) + &passthrough("raw", 443, "a.example.com", &target);
-    let mut gateway = serve(&lab, &[("all.yaml", yaml)]);
+    // What is quiet would be the kernel's as the drain begins.
+    let bootstrap = "handoff: {mode: off}\n";
+    let mut gateway = serve_with(&lab, Datapath::Ebpf, bootstrap, &[("all.yaml", yaml)]);
 
     let mut forwarded = raw::connect(&lab.client, vip(&lab, 31_400)).expect("connect");
     echoes(&mut forwarded, b"before");
