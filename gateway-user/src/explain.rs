@@ -15,7 +15,7 @@ use crate::{
     conn::decide::find_chain,
     datapath::kernel_serves,
     http::router::{self, RequestHead, RouteMatch},
-    model::{HttpAction, ListenAddress, ProxyProtocol, Sources, Transport},
+    model::{HttpAction, ListenAddress, ProxyProtocol, SourceAddress, Sources, Transport},
     snapshot::{ChainAction, Endpoint, HttpTable, ListenerTable, Snapshot, TcpAction},
     telemetry::access::{CloseReason, Mode},
 };
@@ -94,6 +94,8 @@ pub struct Destination {
     pub sources: Option<String>,
     /// The client that was asked about is none of them.
     pub denied: bool,
+    /// Connections come from the address of their client, where that is possible.
+    pub client_address: bool,
 }
 
 /// Explains `query` on `snapshot`.
@@ -288,6 +290,10 @@ fn http(answer: &mut Explanation, mode: Mode, table: &HttpTable, query: &Query) 
                         Some((&**table.clusters.get(&route.cluster)?, route.weight))
                     });
                     answer.destinations = destinations(routes, |endpoint| endpoint, query);
+                    for destination in &mut answer.destinations {
+                        // Many clients share a connection there.
+                        destination.client_address = false;
+                    }
                     if answer
                         .destinations
                         .iter()
@@ -326,6 +332,7 @@ fn destinations<'a>(
             proxy_protocol: cluster.proxy_protocol.map(ProxyProtocol::name),
             sources: text(&cluster.sources),
             denied: !takes(&cluster.sources, query),
+            client_address: cluster.source_address == SourceAddress::Client,
         })
         .collect()
 }
@@ -384,6 +391,7 @@ impl fmt::Display for Explanation {
             proxy_protocol,
             sources,
             denied,
+            client_address,
         } in destinations
         {
             let endpoints = if endpoints.is_empty() {
@@ -409,6 +417,9 @@ impl fmt::Display for Explanation {
             if let Some(sources) = sources {
                 let not = if *denied { "; not this one" } else { "" };
                 writeln!(f, "sources   {sources}{not}")?;
+            }
+            if *client_address {
+                writeln!(f, "source    the client's address")?;
             }
         }
         Ok(())

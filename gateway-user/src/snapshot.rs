@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use crate::{
     model::{
         CertificateId, ClusterId, FlowLimits, ForwardingMode, HandoffPolicy, HashPolicy, Health,
-        HttpRule, ListenAddress, LoadBalancing, ProxyProtocol, SourcePrefix, Sources, Transport,
+        HttpRule, ListenAddress, LoadBalancing, ProxyProtocol, SourceAddress, SourcePrefix,
+        Sources, Transport,
     },
     origin::Origin,
 };
@@ -200,6 +201,8 @@ pub struct Cluster {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Clients for whom it is.
     pub sources: Sources,
+    /// Whose address relayed connections to it come from.
+    pub source_address: SourceAddress,
 }
 
 /// An address of a cluster.

@@ -11,8 +11,8 @@ use gateway_user::model::{
     Certificate, CertificateId, Cluster, ClusterId, DirectResponse, Endpoint, EndpointAddress,
     FlowLimits, ForwardingMode, HashPolicy, HeaderEdits, HeaderMatch, HttpAction, HttpDestination,
     HttpMatch, HttpRule, ListenAddress, Listener, ListenerKind, LoadBalancing, Model, PathRewrite,
-    Redirect, Sources, StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain, TlsSettings,
-    VirtualHost, cluster::DEFAULT_CONNECT_TIMEOUT,
+    Redirect, SourceAddress, Sources, StringMatch, TcpDestination, TcpRoute, TlsAction, TlsChain,
+    TlsSettings, VirtualHost, cluster::DEFAULT_CONNECT_TIMEOUT,
 };
 
 /// The whole model: listeners, then clusters, then certificates.
@@ -364,6 +364,7 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
         health,
         sources: from,
         limits,
+        source_address,
     } = cluster;
     assert_eq!(key, id, "a cluster stands under another's name");
     let mut line = format!("cluster {id}");
@@ -384,6 +385,9 @@ fn cluster(text: &mut Text, key: &ClusterId, cluster: &Cluster) {
     }
     sources(text, from);
     flow_limits(text, limits);
+    if *source_address != SourceAddress::default() {
+        text.line(1, format!("source address {}", source_address.name()));
+    }
     if endpoints.is_empty() {
         text.line(1, "no endpoint");
     }

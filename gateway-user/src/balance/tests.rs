@@ -32,6 +32,7 @@ fn cluster(load_balancing: LoadBalancing, weights: &[u32]) -> Arc<Cluster> {
         panic: false,
         health: None,
         sources: Sources::everyone(),
+        source_address: crate::model::SourceAddress::Node,
     })
 }
 

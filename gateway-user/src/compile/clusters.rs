@@ -84,6 +84,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         health,
         sources,
         limits: _,
+        source_address,
     } = cluster;
     // A probed one comes first among equals, so that it is the one kept.
     let mut all: Vec<(SocketAddr, bool, u32)> = configured
@@ -136,6 +137,7 @@ fn compiled(cluster: &model::Cluster, observed: &Observed) -> Cluster {
         connect_timeout: *connect_timeout,
         proxy_protocol: *proxy_protocol,
         sources: sources.clone(),
+        source_address: *source_address,
     }
 }
 

@@ -175,6 +175,7 @@ fn cluster(clusters: &BTreeMap<ClusterId, Arc<Cluster>>, id: &ClusterId) -> Arc<
             connect_timeout: model::cluster::DEFAULT_CONNECT_TIMEOUT,
             proxy_protocol: None,
             sources: model::Sources::everyone(),
+            source_address: model::SourceAddress::default(),
         })
     })
 }

@@ -34,6 +34,7 @@ fn cluster(name: &str, endpoints: &[EndpointAddress]) -> Cluster {
         health: None,
         sources: Sources::everyone(),
         limits: FlowLimits::default(),
+        source_address: crate::model::SourceAddress::Node,
     }
 }
 

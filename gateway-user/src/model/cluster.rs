@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::model::{FlowLimits, Health, ProxyProtocol, Sources};
+use crate::model::{FlowLimits, Health, ProxyProtocol, SourceAddress, Sources};
 
 /// Names a cluster: host, port and subset of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,8 @@ pub struct Cluster {
     pub sources: Sources,
     /// Limits of the new flows of forwarded listeners that lead to it.
     pub limits: FlowLimits,
+    /// Whose address relayed connections to it come from.
+    pub source_address: SourceAddress,
 }
 
 /// One address of a cluster.

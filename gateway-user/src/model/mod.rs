@@ -19,6 +19,7 @@ pub mod hostname;
 pub mod http_route;
 pub mod listener;
 pub mod proxy_protocol;
+pub mod source_address;
 pub mod sources;
 pub mod tcp_route;
 
@@ -36,6 +37,7 @@ pub use listener::{
     ListenAddress, Listener, ListenerKind, TlsAction, TlsChain, TlsSettings, Transport,
 };
 pub use proxy_protocol::ProxyProtocol;
+pub use source_address::SourceAddress;
 pub use sources::{SourcePrefix, Sources};
 pub use tcp_route::{ForwardingMode, HashPolicy, TcpDestination, TcpRoute};
 

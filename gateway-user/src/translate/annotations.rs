@@ -10,7 +10,7 @@ use crate::{
     translate::{
         Context, Findings, flow_limits, handoff, health,
         istio::{FORWARDING, PORT_RANGES},
-        list, proxy_protocol, sources,
+        list, proxy_protocol, source_address, sources,
     },
 };
 
@@ -26,6 +26,7 @@ pub fn check(context: &mut Context<'_>) {
         .chain(sources::KEYS)
         .chain(flow_limits::KEYS)
         .chain(proxy_protocol::KEYS)
+        .chain(source_address::KEYS)
         .copied()
         .collect();
     let gateway = [&[PORT_RANGES][..], sources::KEYS, flow_limits::KEYS].concat();
@@ -75,6 +76,7 @@ fn unknown<T, O: AsRef<Object<T>>>(
                 flow_limits::KEYS,
                 handoff::KEYS,
                 proxy_protocol::KEYS,
+                source_address::KEYS,
             ];
             let base = if with_ports.iter().any(|keys| keys.contains(&base)) {
                 base

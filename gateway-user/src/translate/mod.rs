@@ -38,6 +38,7 @@ mod health;
 mod hosts;
 mod istio;
 mod proxy_protocol;
+mod source_address;
 mod sources;
 #[cfg(test)]
 mod tests;

@@ -64,6 +64,7 @@ fn compile_up_to(rows: &[Row<'_>], last_port: u16, previous: &Snapshot) -> Snaps
                 panic: false,
                 health: None,
                 sources: Sources::everyone(),
+                source_address: crate::model::SourceAddress::Node,
             };
             clusters.insert(id, Arc::new(cluster));
         }

@@ -154,6 +154,7 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
         panic: false,
         health: None,
         sources: Sources::everyone(),
+        source_address: crate::model::SourceAddress::Node,
     })
 }
 

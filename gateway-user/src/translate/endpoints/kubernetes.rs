@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Service, is_exact, port_number},
-        flow_limits, handoff, health, hosts, list, proxy_protocol, sources,
+        flow_limits, handoff, health, hosts, list, proxy_protocol, source_address, sources,
     },
 };
 
@@ -99,6 +99,7 @@ pub fn service<'a>(
         flow_limits::KEYS,
         handoff::KEYS,
         proxy_protocol::KEYS,
+        source_address::KEYS,
     ] {
         annotations::check_ports(keys, &service.meta, &known, findings);
     }

@@ -13,7 +13,7 @@ use crate::{
     translate::{
         Findings, annotations,
         endpoints::{Labelled, Port, Registry, Service, includes, is_exact, port_number},
-        flow_limits, handoff, health, proxy_protocol, sources,
+        flow_limits, handoff, health, proxy_protocol, source_address, sources,
     },
 };
 
@@ -76,6 +76,7 @@ impl<'a> Registry<'a> {
                 flow_limits::KEYS,
                 handoff::KEYS,
                 proxy_protocol::KEYS,
+                source_address::KEYS,
             ] {
                 annotations::check_ports(keys, &entry.meta, &known, findings);
             }

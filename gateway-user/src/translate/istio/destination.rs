@@ -5,7 +5,7 @@ use crate::{
     diagnostic::Reason,
     model::{
         Cluster, ClusterId, Endpoint, FlowLimits, ForwardingMode, HandoffPolicy, LoadBalancing,
-        Sources, TcpRoute, Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
+        SourceAddress, Sources, TcpRoute, Transport, cluster::DEFAULT_CONNECT_TIMEOUT,
     },
     resource::{Meta, Place, istio::virtual_service::Destination},
     translate::{
@@ -15,6 +15,7 @@ use crate::{
         istio::{attach::Scope, destination_rule::Policy},
         list,
         proxy_protocol::{self, Header},
+        source_address,
     },
 };
 
@@ -229,6 +230,7 @@ impl Context<'_> {
                     health: judged.filter(|_| any_probed).map(|judged| judged.health),
                     sources: service.sources.at(port),
                     limits: service.limits.at(port),
+                    source_address: source_address::at(service.meta, port, &mut self.findings),
                 },
             );
         }
@@ -315,6 +317,7 @@ impl Context<'_> {
             health: None,
             sources: Sources::everyone(),
             limits: FlowLimits::default(),
+            source_address: SourceAddress::default(),
         });
         Resolved {
             cluster: id,
