@@ -99,10 +99,13 @@ pub enum VerdictCounter {
     /// Rewritten, but the interface of the way out sends no frames that XDP
     /// redirects to it: the stack sends it.
     EgressMiss = 11,
+    /// For a connection of the agent that has its client's address: marked, so that
+    /// the stack takes it for local.
+    ClientReply = 12,
 }
 
 /// Entries of the verdict counter map.
-pub const VERDICT_COUNTERS: u32 = 12;
+pub const VERDICT_COUNTERS: u32 = 13;
 
 impl VerdictCounter {
     /// All counters with the label metrics use.
@@ -119,6 +122,7 @@ impl VerdictCounter {
         (Self::Challenged, "challenged"),
         (Self::Verified, "verified"),
         (Self::EgressMiss, "egress_miss"),
+        (Self::ClientReply, "client_reply"),
     ];
 
     /// The label metrics and `sluice status` use.

@@ -46,6 +46,9 @@ pub const PROG_TC_HANDOFF: &str = "tc_handoff";
 pub const PROG_XDP_OPTIONS: &str = "xdp_options";
 /// Options of such packets at tc, called by [`PROG_TC_HANDOFF`].
 pub const PROG_TC_OPTIONS: &str = "tc_options";
+/// Replies to connections of the agent that have their client's address, called by
+/// [`PROG_TC`] and [`PROG_TC_HANDOFF`]. XDP cannot mark a packet.
+pub const PROG_TC_REPLY: &str = "tc_reply";
 /// Steering at socket look-up. Not named after its section, `sk_lookup`: one
 /// object cannot hold both symbols.
 pub const PROG_SK_LOOKUP: &str = "sk_steer";
@@ -144,13 +147,15 @@ pub const CALL_HANDOFF: u32 = 8;
 pub const CALL_OPTIONS: u32 = 9;
 /// Index of the programs that tell a watcher what became of a packet.
 pub const CALL_WATCH: u32 = 7;
+/// Index of the program for replies to connections that have their client's address.
+pub const CALL_REPLY: u32 = 10;
 /// Index of the programs that limit new flows.
 pub const CALL_GUARD: u32 = 5;
 /// Entries of the program arrays: room to append without a new layout.
 pub const CALL_SLOTS: u32 = 16;
 
 /// Every called program: the array and the index it is called by, and its name.
-pub const CALLED: [(&str, u32, &str); 18] = [
+pub const CALLED: [(&str, u32, &str); 19] = [
     (MAP_XDP_CALLS, CALL_ICMP, PROG_XDP_ICMP),
     (MAP_TC_CALLS, CALL_ICMP, PROG_TC_ICMP),
     (MAP_XDP_CALLS, CALL_NEW_FLOW, PROG_XDP_NEW_FLOW),
@@ -169,4 +174,5 @@ pub const CALLED: [(&str, u32, &str); 18] = [
     (MAP_TC_CALLS, CALL_WATCH, PROG_TC_WATCH),
     (MAP_XDP_CALLS, CALL_GUARD, PROG_XDP_GUARD),
     (MAP_TC_CALLS, CALL_GUARD, PROG_TC_GUARD),
+    (MAP_TC_CALLS, CALL_REPLY, PROG_TC_REPLY),
 ];

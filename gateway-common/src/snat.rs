@@ -80,7 +80,9 @@ mod tests {
             config_generation: 0,
             port_ranges: 0,
             adopts_flows: 0,
-            _pad: 0,
+            client_mark: 0,
+            handoff_port_min: 0,
+            handoff_port_max: 0,
             limits: NodeLimits::NONE,
         }
     }

@@ -3,6 +3,7 @@
 
 use core::mem::offset_of;
 
+use aya_ebpf::programs::TcContext;
 use gateway_common::{
     counters::VerdictCounter,
     drop_reason::DropReason,
@@ -25,7 +26,7 @@ use crate::{
     options,
     packet::{ETHERNET_LEN, Ipv4, Packet},
     parse::{self, PASS},
-    rewrite, route, service,
+    reply, rewrite, route, service,
     verdict::{self, Verdict},
     watch,
     word::load_u16,
@@ -54,7 +55,10 @@ pub fn packet<C: Context>(ctx: &C) -> C::Action {
                 return send(ctx, packet, flow);
             }
         }
-        let service = service::find(&packet.key).ok_or(PASS)?;
+        let Some(service) = service::find(&packet.key) else {
+            reply::look(ctx, packet);
+            return Err(PASS);
+        };
         ctx.continue_with(if guard::is_needed(service) {
             CALL_GUARD
         } else {
@@ -122,6 +126,13 @@ pub fn encap<C: Context>(ctx: &C) -> C::Action {
 pub fn handoff<C: Context>(ctx: &C) -> C::Action {
     let options_done = options::are_done();
     handle(ctx, |packet| handoff::handle(ctx, packet, options_done))
+}
+
+/// Handles a frame that may be a reply to a connection of the agent that has its
+/// client's address.
+#[inline(always)]
+pub fn reply(ctx: &TcContext) -> i32 {
+    handle(ctx, |packet| reply::handle(ctx, packet))
 }
 
 /// Translates the options of a packet of such a connection; [`handoff`] goes on.

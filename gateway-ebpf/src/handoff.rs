@@ -20,6 +20,7 @@ use crate::{
     options::{self, header_end},
     packet::{Packet, TCP_LEN, Tcp},
     parse::PASS,
+    reply,
     rewrite::{self, OUT_OF_REACH},
     route,
     verdict::Verdict,
@@ -90,7 +91,10 @@ fn admit<C: Context>(ctx: &C, packet: &Packet, flow: &Flow) -> Result<(), Verdic
     }
     match state {
         SLOT_ACTIVE | SLOT_CLOSING => Ok(()),
-        _ => Err(PASS),
+        _ => {
+            reply::look(ctx, packet);
+            Err(PASS)
+        }
     }
 }
 

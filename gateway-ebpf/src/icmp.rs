@@ -30,6 +30,7 @@ use crate::{
     forward,
     packet::{ETHERNET_LEN, Icmp, Packet, Ports, Tcp, Udp},
     parse::{self, PASS},
+    reply,
     rewrite::{self, OUT_OF_REACH},
     route,
     verdict::Verdict,
@@ -62,13 +63,17 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
     if packet.key.dst != outer_dst {
         return Err(PASS);
     }
-    let flow = flow::find(packet).ok_or(PASS)?;
+    let Some(flow) = flow::find(packet) else {
+        reply::look(ctx, packet);
+        return Err(PASS);
+    };
     if flow.kind() == KIND_DSR {
         // About what the backend sent past this node: it is the backend's.
         ctx.continue_with(CALL_ENCAP);
         return Err(PASS);
     }
     if flow.is_of_sockets() {
+        reply::look(ctx, packet);
         return Err(PASS);
     }
     forward::forwardable(packet)?;
@@ -107,7 +112,7 @@ pub fn handle<C: Context>(ctx: &C, packet: &mut Packet) -> Result<Verdict, Verdi
 
 /// Whether a message of this type quotes the packet it is about.
 #[inline(always)]
-fn is_error(kind: u8, is_v6: bool) -> bool {
+pub fn is_error(kind: u8, is_v6: bool) -> bool {
     if is_v6 {
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
         (1..=4).contains(&kind)

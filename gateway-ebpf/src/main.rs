@@ -58,6 +58,8 @@ mod parse;
 #[cfg(target_arch = "bpf")]
 mod port_range;
 #[cfg(target_arch = "bpf")]
+mod reply;
+#[cfg(target_arch = "bpf")]
 mod rewrite;
 #[cfg(target_arch = "bpf")]
 mod route;
@@ -191,6 +193,12 @@ mod programs {
     #[classifier]
     pub fn tc_options(ctx: TcContext) -> i32 {
         forward::options(&ctx)
+    }
+
+    /// Replies to connections that have their client's address, called by the above.
+    #[classifier]
+    pub fn tc_reply(ctx: TcContext) -> i32 {
+        forward::reply(&ctx)
     }
 
     /// Steering at socket look-up.

@@ -2,7 +2,8 @@
 //! The order in which a snapshot takes effect; the only writer of the published
 //! snapshot.
 //!
-//! 1. Tables are swapped: whoever is decided from now on finds the new ones.
+//! 1. Ways that replies need are made ([`Datapath::prepare`]). Tables are swapped:
+//!    whoever is decided from now on finds the new ones.
 //! 2. Kernel maps follow: backends and rings are added, services flipped, steer
 //!    entries added, stale entries removed ([`Datapath::apply`] keeps that order).
 //!    In userspace mode new sockets open, then sockets of removed listeners close.
@@ -15,7 +16,7 @@ use std::{io, sync::Arc};
 use crate::{
     datapath::{Applied, Datapath, DatapathError},
     listener::Workers,
-    model::Transport,
+    model::{SourceAddress, Transport},
     snapshot::{ListenKey, Snapshot, SnapshotHandle},
 };
 
@@ -75,6 +76,9 @@ impl Reconciler {
         snapshot: Snapshot,
         workers: &mut Workers,
     ) -> Result<Option<Applied>, ReconcileError> {
+        if let Edge::Kernel(datapath) = &mut self.edge {
+            datapath.prepare(&snapshot);
+        }
         self.snapshot.publish(Arc::new(snapshot));
         self.retry(workers).await
     }
@@ -96,6 +100,13 @@ impl Reconciler {
                 .map(Some)
                 .map_err(Into::into),
             Edge::Sockets => {
+                let clusters = snapshot.clusters.values();
+                for cluster in clusters.filter(|one| one.source_address == SourceAddress::Client) {
+                    tracing::warn!(
+                        cluster = %cluster.id,
+                        "clients do not keep their addresses: that needs the kernel programs"
+                    );
+                }
                 let datagrams = snapshot.services.keys();
                 for key in datagrams.filter(|key| key.transport == Transport::Udp) {
                     tracing::warn!(listener = %key, "not served: UDP needs the kernel programs");

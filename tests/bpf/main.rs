@@ -29,6 +29,7 @@ mod next_hop;
 mod packet;
 mod port_ranges;
 mod property;
+mod reply;
 mod select;
 mod snat;
 mod steer;

@@ -95,13 +95,11 @@ fn set_ports(ebpf: &mut Ebpf, ports: &RangeInclusive<u16>) {
         snat_port_min: u32::from(*ports.start()),
         snat_port_max: u32::from(*ports.end()),
         config_generation: 3,
-        port_ranges: 0,
-        adopts_flows: 0,
-        _pad: 0,
         limits: NodeLimits {
             source_buckets: capacity(names::MAP_SOURCE_FLOWS),
             ..NodeLimits::NONE
         },
+        ..Settings::NONE
     };
     map.set(0, settings, 0).unwrap();
 }

@@ -23,7 +23,7 @@ pub struct Budget {
 }
 
 /// Sorted by name, a line for every program of the object.
-pub const BUDGETS: [Budget; 19] = [
+pub const BUDGETS: [Budget; 20] = [
     budget("sk_steer", 3_600, 120, 450),
     budget("tc_answer", 90_000, 1_500, 512),
     budget("tc_encap", 60_000, 1_500, 512),
@@ -33,6 +33,7 @@ pub const BUDGETS: [Budget; 19] = [
     budget("tc_ingress", 65_000, 1_600, 400),
     budget("tc_new_flow", 160_000, 2_500, 512),
     budget("tc_options", 33_000, 250, 512),
+    budget("tc_reply", 60_000, 1_000, 512),
     budget("tc_watch", 46_000, 1_500, 512),
     budget("xdp_answer", 70_000, 1_500, 512),
     budget("xdp_encap", 60_000, 1_500, 512),

@@ -113,6 +113,7 @@ pub struct Server {
     listener: TcpListener,
     good: Arc<AtomicU64>,
     bad: Arc<Mutex<Vec<String>>>,
+    clients: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Server {
@@ -155,18 +156,26 @@ impl Server {
             listener: listener.try_clone()?,
             good: Arc::default(),
             bad: Arc::default(),
+            clients: Arc::default(),
         };
         let (stop, good, bad) = (
             Arc::clone(&server.stop),
             Arc::clone(&server.good),
             Arc::clone(&server.bad),
         );
+        let clients = Arc::clone(&server.clients);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
+                if let Ok(client) = stream.peer_addr() {
+                    clients
+                        .lock()
+                        .expect("no thread panics with it")
+                        .push(client);
+                }
                 let (good, bad) = (Arc::clone(&good), Arc::clone(&bad));
                 let first = Arc::clone(&first);
                 thread::spawn(move || match serve(stream, &*first) {
@@ -186,6 +195,14 @@ impl Server {
     /// Connections that ended well.
     pub fn good(&self) -> u64 {
         self.good.load(Ordering::Relaxed)
+    }
+
+    /// Where its connections came from, in order.
+    pub fn clients(&self) -> Vec<SocketAddr> {
+        self.clients
+            .lock()
+            .expect("no thread panics with it")
+            .clone()
     }
 
     /// What went wrong with the others.

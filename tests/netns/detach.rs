@@ -47,10 +47,13 @@ fn detach_cleans_up_after_a_crash() {
     assert_eq!(pins(&lab), Vec::<String>::new());
 }
 
-/// Routes, links and attached programs of the gateway namespace.
-fn traces(lab: &Lab) -> String {
+/// Routes, rules, links and attached programs of the gateway namespace.
+pub fn traces(lab: &Lab) -> String {
     let netns = &lab.gateway;
     let mut text = netns.ip("-4 route show table all").expect("routes");
+    for family in ["-4", "-6"] {
+        text.push_str(&netns.ip(&format!("{family} rule")).expect("rules"));
+    }
     text.push_str(&netns.ip("-br addr show scope global").expect("addresses"));
     // An XDP program shows here by its id.
     for line in netns.ip("link show").expect("links").lines() {

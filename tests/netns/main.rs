@@ -3,6 +3,7 @@
 //! network namespaces. Needs root; each test has a lab of its own.
 
 mod attach;
+mod client_address;
 mod detach;
 mod drain;
 mod examples;

@@ -188,7 +188,7 @@ fn walk<C: Context>(ctx: &C, packet: &mut Packet) -> Result<(), Verdict> {
 fn end(packet: &mut Packet, start: usize, length: usize) -> Result<(), Verdict> {
     // The verifier would check all that follows once for each number of headers;
     // a zero that it does not know to be one merges these ways.
-    let zero = SETTINGS.get(0).ok_or(PASS)?._pad as usize;
+    let zero = SETTINGS.get(0).ok_or(PASS)?.limits._pad as usize;
     packet.l4_offset = start + masked::<{ MAX_EXTENSION_BYTES as u32 }>(length ^ zero);
     Ok(())
 }

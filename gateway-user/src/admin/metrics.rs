@@ -123,6 +123,14 @@ fn agent(out: &mut Families<'_>, report: &Report) {
         [("in", connections.bytes_in), ("out", connections.bytes_out)]
             .map(|(direction, bytes)| (vec![("direction", direction.to_owned())], bytes)),
     );
+    out.counter(
+        "source_addresses",
+        "Connections to clusters that want to see the client's address, by whose they saw",
+        connections
+            .sources
+            .iter()
+            .map(|(address, count)| (vec![("address", (*address).to_owned())], *count)),
+    );
     handoff_metrics::agent(out, connections);
     out.counter(
         "http_responses",

@@ -3,6 +3,7 @@
 
 use crate::{
     datapath::relayed::{EndedFlow, FlowEnd, RelayMode},
+    model::SourceAddress,
     telemetry::access::{CloseReason, ConnectionRecord, Mode},
 };
 
@@ -21,6 +22,7 @@ pub fn record(ended: &EndedFlow) -> ConnectionRecord {
         rule: names.and_then(|names| names.rule.clone()),
         cluster: names.and_then(|names| names.cluster.clone()),
         upstream: Some(ended.backend),
+        source: ended.keeps_client.then(|| SourceAddress::Client.name()),
         bytes_in: ended.bytes_in,
         bytes_out: ended.bytes_out,
         duration: ended.duration,

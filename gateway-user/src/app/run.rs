@@ -23,7 +23,7 @@ use crate::{
     bootstrap::{Bootstrap, HandoffMode},
     cli,
     compile::Observed,
-    conn::handoff::HandoffOptions,
+    conn::{handoff::HandoffOptions, source::ClientAddresses},
     datapath::{self, Datapath},
     diagnostic::{Diagnostic, Severity},
     drain::{self, DrainTrigger},
@@ -112,16 +112,25 @@ async fn serve(options: &cli::Run, bootstrap: &Bootstrap) -> anyhow::Result<Exit
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let handoff = match &mut datapath {
-        Some(datapath) if bootstrap.handoff.mode != HandoffMode::Off => Some(HandoffOptions {
-            table: Arc::new(datapath.handoffs()?),
+    let hands_off = bootstrap.handoff.mode != HandoffMode::Off;
+    let clients = match &mut datapath {
+        Some(datapath) => Some(ClientAddresses {
+            table: Arc::new(datapath.handoffs(hands_off)?),
+            returning: datapath.returning(),
+        }),
+        None => None,
+    };
+    let handoff = clients
+        .as_ref()
+        .filter(|_| hands_off)
+        .map(|clients| HandoffOptions {
+            table: Arc::clone(&clients.table),
             by_default: bootstrap.handoff.mode == HandoffMode::Auto,
             after: bootstrap.handoff.after(),
-        }),
-        _ => None,
-    };
+        });
     let options = WorkerOptions {
         handoff,
+        clients,
         connection: bootstrap.connections(),
         http: bootstrap.http(),
         ..WorkerOptions::default()

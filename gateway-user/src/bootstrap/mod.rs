@@ -19,12 +19,14 @@ use crate::{
     model::ForwardingMode,
 };
 
+mod client_address;
 mod handoff;
 mod health;
 mod protection;
 #[cfg(test)]
 mod tests;
 
+pub use client_address::ClientAddressSettings;
 pub use handoff::{HandoffMode, HandoffSettings};
 pub use health::{DefaultProbe, HealthSettings};
 pub use protection::ProtectionSettings;
@@ -66,6 +68,8 @@ pub struct Bootstrap {
     pub snat_ports: RangeInclusive<u16>,
     /// Whether passthrough connections are handed to the kernel.
     pub handoff: HandoffSettings,
+    /// Connections that have their client's address.
+    pub client_address: ClientAddressSettings,
     /// Write one record per connection and request to the log.
     pub access_log: bool,
     /// Sizes.
@@ -196,6 +200,7 @@ impl Default for Bootstrap {
             workers: 0,
             snat_ports: datapath.snat_ports,
             handoff: HandoffSettings::default(),
+            client_address: ClientAddressSettings::default(),
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -338,6 +343,9 @@ impl Bootstrap {
         if let Some((key, text)) = bootstrap.handoff.problem(&bootstrap.snat_ports) {
             return Err(problem(key, text));
         }
+        if let Some((key, text)) = bootstrap.client_address.problem() {
+            return Err(problem(key, text));
+        }
         if let Some((key, text)) = bootstrap.protection.problem() {
             return Err(problem(key, text));
         }
@@ -360,6 +368,8 @@ impl Bootstrap {
             snat_ports: self.snat_ports.clone(),
             handoff_ports: self.handoff.ports.clone(),
             handoff_keepalive: self.handoff.keepalive,
+            client_mark: self.client_address.mark,
+            client_table: self.client_address.table,
             max_flows: self.limits.max_flows,
             max_services: self.limits.max_services,
             max_backends: self.limits.max_backends,

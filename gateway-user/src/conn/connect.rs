@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Dials an endpoint of a cluster.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -12,11 +17,16 @@ use tokio::{
 
 use crate::{
     balance::{ActiveGuard, Balancer},
-    conn::handoff,
+    conn::{
+        handoff,
+        source::{self, ClientAddresses},
+    },
     datapath::{
         config::{KEEPALIVE, KEEPALIVE_PROBES},
         handoff::Handoffs,
+        returning::NotKept,
     },
+    model::SourceAddress,
     snapshot::{Cluster, TcpAction},
     telemetry::access::CloseReason,
 };
@@ -30,6 +40,19 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// Counts it as active.
     pub guard: ActiveGuard,
+    /// Whether it has its client's address, where its cluster wants that.
+    pub kept: Option<Result<(), NotKept>>,
+}
+
+/// What a connection to a backend may need from its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs<'a> {
+    /// To be handed off.
+    pub handoff: Option<Source<'a>>,
+    /// To have its client's address; none without the kernel's programs.
+    pub clients: Option<&'a ClientAddresses>,
+    /// Its first bytes, which are none of the client's.
+    pub header: &'a [u8],
 }
 
 /// What a connection needs from its start to be handed off later.
@@ -60,9 +83,8 @@ const ATTEMPTS: usize = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Connects a connection from `client`, which came for `local`, to an endpoint of
-/// `cluster`, each attempt within the cluster's timeout; from a
-/// source of the datapath's own with `handoff`. Its first bytes are
-/// `header`, which is no byte of the client's.
+/// `cluster`, each attempt within the cluster's timeout; from where the cluster
+/// and `needs` say.
 ///
 /// # Errors
 /// [`ConnectError`] when there is no endpoint, or the last attempt failed.
@@ -72,31 +94,33 @@ pub async fn connect(
     action: &TcpAction,
     client: SocketAddr,
     local: SocketAddr,
-    handoff: Option<&Source<'_>>,
-    header: &[u8],
+    needs: Needs<'_>,
 ) -> Result<Upstream, ConnectError> {
     let mut failed: Vec<SocketAddr> = Vec::new();
     let mut error = ConnectError {
         reason: CloseReason::NoEndpoint,
         address: None,
     };
+    let keeps = cluster.source_address == SourceAddress::Client;
+    let from = keeps.then(|| client.ip());
     while failed.len() < ATTEMPTS {
         let Some(picked) = balancer.pick_for(cluster, action.hash_policy, client, &failed) else {
             break;
         };
         let address = action.reached_at(picked.address, local.port());
         let dialled = async {
-            let mut stream = dial(address, handoff).await?;
+            let (mut stream, kept) = dial(address, needs, from).await?;
             // Before any byte of the client, and whole: it is shorter than what a
             // new socket takes at once.
-            stream.write_all(header).await?;
-            io::Result::Ok(stream)
+            stream.write_all(needs.header).await?;
+            io::Result::Ok((stream, kept))
         };
         let attempt = timeout(cluster.connect_timeout, dialled).await;
         let (reason, cause) = match attempt {
-            Ok(Ok(stream)) => {
+            Ok(Ok((stream, kept))) => {
                 return Ok(Upstream {
                     stream,
+                    kept,
                     address,
                     guard: picked.guard,
                 });
@@ -119,7 +143,13 @@ pub async fn connect(
     Err(error)
 }
 
-async fn dial(address: SocketAddr, handoff: Option<&Source<'_>>) -> io::Result<TcpStream> {
+/// Connects to `address`, from the address of the client if there is one in `from`;
+/// and whether that was possible.
+async fn dial(
+    address: SocketAddr,
+    needs: Needs<'_>,
+    from: Option<IpAddr>,
+) -> io::Result<(TcpStream, Option<Result<(), NotKept>>)> {
     let open = || {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -128,14 +158,29 @@ async fn dial(address: SocketAddr, handoff: Option<&Source<'_>>) -> io::Result<T
         set_options(&SockRef::from(&socket))?;
         Ok(socket)
     };
-    if let Some(source) = handoff
-        && let Some(socket) = handoff::bound(source.table, address, open)?
-    {
+    let own = from.map(|client| match needs.clients {
+        Some(clients) => clients.socket(client, address, open),
+        None => Err(NotKept::NoPrograms),
+    });
+    let (bound, kept) = match own {
+        Some(Ok(socket)) => (Some(socket), Some(Ok(()))),
+        Some(Err(reason)) => (None, Some(Err(reason))),
+        None => (None, None),
+    };
+    let bound = match (bound, needs.handoff) {
+        (None, Some(handoff)) => {
+            source::bound(handoff.table, source::of_node(address)?, address, open)?
+        }
+        (bound, _) => bound,
+    };
+    let Some(socket) = bound else {
+        return Ok((open()?.connect(address).await?, kept));
+    };
+    if let Some(handoff) = needs.handoff {
         // Without it the connection may not fit; then it stays with the agent.
-        let _ = handoff::limit_mss(&socket, source.client);
-        return socket.connect(address).await;
+        let _ = handoff::limit_mss(&socket, handoff.client);
     }
-    open()?.connect(address).await
+    Ok((socket.connect(address).await?, kept))
 }
 
 /// What both sides of every connection have: no delay of small segments, and a

@@ -17,6 +17,7 @@ use crate::{
         limits::{ConnectionLimits, HttpLimits},
         prefixed::Prefixed,
         session::Session,
+        source::ClientAddresses,
     },
     datapath::handoff::{Ends, RelayMode},
     drain::DrainWatcher,
@@ -42,6 +43,7 @@ pub mod prefixed;
 mod refuse;
 mod scratch;
 mod session;
+pub mod source;
 pub mod splice;
 
 /// What the connections of one worker thread share.
@@ -54,6 +56,8 @@ pub struct Worker {
     http: Rc<HttpWorker>,
     /// Where connections can be handed to the kernel.
     handoff: Option<HandoffOptions>,
+    /// Where they can have their client's address.
+    clients: Option<ClientAddresses>,
     /// Every connection holds a guard of it.
     drain: DrainWatcher,
 }
@@ -65,6 +69,7 @@ impl Worker {
         limits: ConnectionLimits,
         http: HttpLimits,
         handoff: Option<HandoffOptions>,
+        clients: Option<ClientAddresses>,
         counters: Arc<WorkerCounters>,
         drain: DrainWatcher,
     ) -> Rc<Self> {
@@ -81,6 +86,7 @@ impl Worker {
             counters,
             balancer,
             handoff,
+            clients,
             drain,
         })
     }
@@ -249,10 +255,6 @@ async fn proxy<C: Stream>(
         matches!(session.mode, Mode::Passthrough | Mode::Forward)
             && options.includes(&action.handoff)
     });
-    let source = handoff.map(|options| connect::Source {
-        table: &options.table,
-        client: client.socket(),
-    });
     let header = match session.header(cluster) {
         Ok(header) => header,
         Err(error) => {
@@ -261,19 +263,30 @@ async fn proxy<C: Stream>(
             return CloseReason::Internal;
         }
     };
+    let needs = connect::Needs {
+        handoff: handoff.map(|options| connect::Source {
+            table: &options.table,
+            client: client.socket(),
+        }),
+        clients: worker.clients.as_ref(),
+        header: &header,
+    };
     let connected = connect::connect(
         &worker.balancer,
         cluster,
         action,
         session.peer,
         session.local,
-        source.as_ref(),
-        &header,
+        needs,
     )
     .await;
     match connected {
         Ok(mut upstream) => {
             session.upstream = Some(upstream.address);
+            session.kept = upstream.kept;
+            if let Some(kept) = upstream.kept {
+                source::count(kept, &worker.counters);
+            }
             let handoff = handoff.and_then(|options| {
                 let ends = Ends {
                     client: session.peer,
@@ -296,7 +309,7 @@ async fn proxy<C: Stream>(
                     policy: action.handoff,
                 };
                 let counters = Arc::clone(&worker.counters);
-                handoff::is_ours(&options.table, ends.source)
+                source::is_ours(&options.table, ends.source)
                     .then(|| Box::new(Handoff::new(options, counters, &worker.drain, about)))
             });
             copy::bidirectional(

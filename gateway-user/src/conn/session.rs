@@ -6,7 +6,9 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use crate::{
     conn::{Worker, prefixed::ByteCounts},
+    datapath::returning::NotKept,
     drain::DrainGuard,
+    model::SourceAddress,
     origin::Origin,
     proxy_header::{self, Proxied, TlsVersion},
     snapshot::Cluster,
@@ -28,6 +30,7 @@ pub(super) struct Session {
     pub(super) tls: Option<TlsVersion>,
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) upstream: Option<SocketAddr>,
+    pub(super) kept: Option<Result<(), NotKept>>,
     pub(super) counts: Rc<ByteCounts>,
     rule: Option<Origin>,
     reason: Option<CloseReason>,
@@ -50,6 +53,7 @@ impl Session {
             tls: None,
             cluster: None,
             upstream: None,
+            kept: None,
             counts: ByteCounts::new(Arc::clone(&worker.counters)),
             rule: None,
             reason: None,
@@ -131,6 +135,10 @@ impl Drop for Session {
             rule: self.rule.as_ref().map(Origin::to_string),
             cluster: self.cluster.as_ref().map(|cluster| cluster.id.to_string()),
             upstream: self.upstream,
+            source: self.kept.map(|kept| match kept {
+                Ok(()) => SourceAddress::Client.name(),
+                Err(reason) => reason.name(),
+            }),
             bytes_in: self.counts.read(),
             bytes_out: self.counts.written(),
             duration: self.accepted.elapsed(),

@@ -133,6 +133,7 @@ async fn a_connection_is_small_while_it_waits() {
         ConnectionLimits::default(),
         HttpLimits::default(),
         None,
+        None,
         Arc::default(),
         watcher,
     );

@@ -13,6 +13,7 @@ use crate::{
         handoff::Handoffs,
         relayed::EndedFlow,
         report::{DecisionReport, WatchFilter},
+        returning::Returning,
     },
     snapshot::Snapshot,
 };
@@ -49,7 +50,17 @@ impl Datapath {
     ///
     /// # Errors
     /// None.
-    pub fn handoffs(&mut self) -> Result<Handoffs, DatapathError> {
+    pub fn handoffs(&mut self, _are_used: bool) -> Result<Handoffs, DatapathError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn returning(&self) -> std::sync::Arc<Returning> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn prepare(&mut self, _snapshot: &Snapshot) {
         match self.0 {}
     }
 

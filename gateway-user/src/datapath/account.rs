@@ -189,6 +189,7 @@ fn ended(flow: &FlowSlot, labels: &Labels) -> EndedFlow {
         client: socket_addr(to_client.new_dst, to_client.new_dst_port_be),
         destination: socket_addr(to_client.new_src, to_client.new_src_port_be),
         backend: socket_addr(to_backend.new_dst, to_backend.new_dst_port_be),
+        keeps_client: to_backend.new_src == to_client.new_dst,
         names: labels.names(flow.service_id),
         bytes_in: to_backend.bytes,
         bytes_out: to_client.bytes,

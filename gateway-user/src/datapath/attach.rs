@@ -77,7 +77,7 @@ pub struct Attachments {
     links: PathBuf,
     mode: AttachMode,
     tcx: bool,
-    slow: bool,
+    against: Option<&'static str>,
     attached: BTreeMap<String, Attachment>,
 }
 
@@ -88,26 +88,26 @@ impl Attachments {
             links,
             mode,
             tcx: links::has_tcx(),
-            slow: false,
+            against: None,
             attached: BTreeMap::new(),
         }
     }
 
     /// Attaches to interfaces that are new, and forgets those that are gone.
-    /// `slow` says that backends are not reached from XDP. What failed is returned
+    /// `against` is what speaks against XDP on wires beside pods. What failed is returned
     /// with the interface's role; the rest goes on.
     pub fn follow(
         &mut self,
         ebpf: &mut Ebpf,
         netlink: &mut Netlink,
         wanted: &BTreeMap<String, (Interface, Role)>,
-        slow: bool,
+        against: Option<&'static str>,
     ) -> (bool, Vec<(Role, DatapathError)>) {
         let mut failed = Vec::new();
         let (mode, tcx) = (self.mode, self.tcx);
-        self.slow = slow;
+        self.against = against;
         let pods = wanted.values().any(|(_, role)| *role == Role::Pod);
-        let against = (pods.then_some(hook::PODS)).or(slow.then_some(hook::EGRESS));
+        let against = (pods.then_some(hook::PODS)).or(against);
         let before = self.attached.len();
         self.attached.retain(|name, attached| {
             wanted.get(name).is_some_and(|(interface, role)| {
@@ -367,10 +367,16 @@ impl Attachments {
         self.attached.values().any(|a| a.hook.is_xdp())
     }
 
-    /// What [`Attachments::follow`] was told of backends that are not reached from
-    /// XDP.
-    pub fn minds_slow(&self) -> bool {
-        self.slow
+    /// What [`Attachments::follow`] was told to speak against XDP.
+    pub fn against_xdp(&self) -> Option<&'static str> {
+        self.against
+    }
+
+    /// Indices of the interfaces that have their program at tc.
+    pub fn at_tc(&self) -> BTreeSet<u32> {
+        let attached = self.attached.values();
+        let at_tc = attached.filter(|a| !a.hook.is_xdp());
+        at_tc.map(|a| a.index).collect()
     }
 
     /// Indices of the interfaces that have their program at XDP in the driver.

@@ -43,6 +43,10 @@ pub struct DatapathConfig {
     /// How long one end of a handed-off connection may be silent before it is
     /// asked for a sign of life, and between questions after that.
     pub handoff_keepalive: Duration,
+    /// Mark of replies to connections that have their client's address, not 0.
+    pub client_mark: u32,
+    /// Routing table that takes what is so marked for local.
+    pub client_table: u32,
     /// Flows tracked at once.
     pub max_flows: u32,
     /// Forwarded (address, port) pairs.
@@ -81,6 +85,9 @@ impl Default for DatapathConfig {
             snat_ports: limits::SNAT_PORT_MIN as u16..=limits::SNAT_PORT_MAX as u16,
             handoff_ports: limits::HANDOFF_PORT_MIN as u16..=limits::HANDOFF_PORT_MAX as u16,
             handoff_keepalive: KEEPALIVE,
+            // A bit that neither kube-proxy nor the usual network plugins use.
+            client_mark: 0x1000,
+            client_table: 15_151,
             max_flows: limits::MAX_FLOWS,
             max_services: limits::MAX_SERVICES,
             max_backends: limits::MAX_BACKENDS,

@@ -9,7 +9,7 @@ use crate::datapath::{
     bpffs::{self, Pins},
     exclusive, interfaces, neighbours,
     netlink::Netlink,
-    pins, vips,
+    pins, return_route, vips,
 };
 
 /// Removes what any agent left in this network namespace and under
@@ -58,6 +58,7 @@ pub async fn detach(config: &DatapathConfig) -> Result<Detached, DatapathError> 
     };
     let mut netlink = Netlink::open().map_err(failed("open a netlink socket"))?;
     let interfaces = interfaces::interfaces(&mut netlink).map_err(failed("list interfaces"))?;
+    return_route::release(&mut netlink)?;
     neighbours::release(&mut netlink).map_err(failed("give the neighbour entries back"))?;
     if let Some(loopback) = interfaces.values().find(|interface| interface.loopback) {
         detached.vips = vips::release(&mut netlink, loopback.index)?;

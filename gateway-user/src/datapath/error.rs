@@ -45,6 +45,16 @@ pub enum DatapathError {
         /// Its process, when it can be seen from here.
         holder: Option<u32>,
     },
+    /// A number for the way of replies to clients is somebody else's.
+    #[error("{by} has {what} {number}: set client_address.{what} in the bootstrap to another one")]
+    Taken {
+        /// `mark` or `table`.
+        what: &'static str,
+        /// The number.
+        number: u32,
+        /// Who has it.
+        by: String,
+    },
     /// Pins of another version are there; what they forward goes on.
     #[error(
         "{} holds layout v{found}, {} this version's v{wanted}: {}",

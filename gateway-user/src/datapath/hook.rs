@@ -35,6 +35,10 @@ pub const PODS: &str = "auto: most pods take no frames that XDP redirects to the
 pub const EGRESS: &str =
     "auto: an interface that leads to backends sends no frames that XDP redirects to it";
 
+/// Against XDP, with backends that see the addresses of clients: XDP cannot mark
+/// what is for a socket of the agent.
+pub const CLIENTS: &str = "auto: replies to connections from client addresses need tc";
+
 /// Hooks to try in order, and what speaks for them.
 pub type Choice = (&'static [Hook], &'static str);
 

@@ -100,6 +100,9 @@ mod regions;
 pub mod relayed;
 pub mod report;
 #[cfg(feature = "ebpf")]
+mod return_route;
+pub mod returning;
+#[cfg(feature = "ebpf")]
 mod routes;
 #[cfg(feature = "ebpf")]
 mod segments;

@@ -88,6 +88,8 @@ pub struct EndedFlow {
     pub destination: SocketAddr,
     /// The backend.
     pub backend: SocketAddr,
+    /// The backend saw the client's address.
+    pub keeps_client: bool,
     /// Its names, where they are known.
     pub names: Option<Arc<ConnectionNames>>,
     /// Bytes from the client: relayed ones, and those of packets from then on.

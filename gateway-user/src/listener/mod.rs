@@ -25,6 +25,7 @@ use crate::{
     conn::{
         handoff::HandoffOptions,
         limits::{ConnectionLimits, HttpLimits},
+        source::ClientAddresses,
         splice,
     },
     drain::DrainWatcher,
@@ -46,6 +47,8 @@ pub struct WorkerOptions {
     pub http: HttpLimits,
     /// How connections are handed to the kernel, where they can be.
     pub handoff: Option<HandoffOptions>,
+    /// How they have their client's address, where they can.
+    pub clients: Option<ClientAddresses>,
     /// Connections the kernel completes ahead of accept, per socket (listen(2);
     /// net.core.somaxconn caps it).
     pub backlog: i32,
@@ -89,6 +92,7 @@ impl Default for WorkerOptions {
             connection: ConnectionLimits::default(),
             http: HttpLimits::default(),
             handoff: None,
+            clients: None,
             backlog: 4096,
         }
     }

@@ -86,6 +86,7 @@ async fn serve(start: Start) {
         options.connection,
         options.http,
         options.handoff,
+        options.clients,
         counters,
         drain,
     );

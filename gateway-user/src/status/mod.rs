@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use serde::Serialize;
 
 use crate::{
-    datapath::DatapathReport,
+    datapath::{DatapathReport, returning::NotKept},
     diagnostic::{Diagnostic, Reason, Severity},
     health::HealthReport,
+    model::SourceAddress,
     snapshot::{ListenerTable, Snapshot},
     telemetry::{
         access::CloseReason,
@@ -126,6 +127,9 @@ pub struct Connections {
     pub responses: [u64; 5],
     /// Requests the validator refused.
     pub bad_requests: u64,
+    /// Whose address connections came from, of those to clusters that want the
+    /// client's: `client`, or `node_` and why.
+    pub sources: BTreeMap<&'static str, u64>,
     /// What became of connections that could be handed to the kernel, by label.
     pub handoff: BTreeMap<String, u64>,
     /// How long packets were held for that.
@@ -313,6 +317,7 @@ fn connections(counters: &[Arc<WorkerCounters>], active: usize) -> Connections {
         bytes_out: sum(|one| one.bytes_out.value()),
         responses,
         bad_requests: sum(|one| one.bad_requests.value()),
+        sources: sources(counters),
         handoff: handoffs(counters),
         handoff_holds: counters.iter().fold(Times::default(), |mut times, one| {
             times.add(&one.handoff.holds);
@@ -321,6 +326,22 @@ fn connections(counters: &[Arc<WorkerCounters>], active: usize) -> Connections {
         upstream_opened: sum(|one| one.upstream_opened.value()),
         upstream_reused: sum(|one| one.upstream_reused.value()),
     }
+}
+
+/// Whose address connections came from.
+fn sources(counters: &[Arc<WorkerCounters>]) -> BTreeMap<&'static str, u64> {
+    let mut sums = BTreeMap::new();
+    for one in counters {
+        let reasons = NotKept::ALL.map(NotKept::name);
+        let kept = [(SourceAddress::Client.name(), &one.client_source)];
+        for (label, counter) in kept
+            .into_iter()
+            .chain(reasons.into_iter().zip(&one.node_source))
+        {
+            *sums.entry(label).or_default() += counter.value();
+        }
+    }
+    sums
 }
 
 /// Every count of handoffs: those begun and not, and attempts that came to

@@ -130,6 +130,10 @@ fn write_text(out: &mut String, report: &Value) -> std::fmt::Result {
             word(&closed["count"])
         )?;
     }
+    let sources = counts(&connections["sources"]);
+    if !sources.is_empty() {
+        writeln!(out, "sources    {}", sources.join(", "))?;
+    }
     write_handoffs(out, connections)?;
     write_health(out, report)?;
     for certificate in items(&report["certificates"]) {

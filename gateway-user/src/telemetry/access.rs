@@ -177,6 +177,9 @@ pub struct ConnectionRecord {
     pub cluster: Option<String>,
     /// The endpoint.
     pub upstream: Option<SocketAddr>,
+    /// Whose address the endpoint saw, where its cluster wants that of the client:
+    /// `client`, or `node_` and why.
+    pub source: Option<&'static str>,
     /// Bytes from the client (as read off its socket; of TLS for passthrough).
     pub bytes_in: u64,
     /// Bytes to the client.
@@ -205,6 +208,7 @@ impl ConnectionRecord {
             rule = self.rule.as_deref(),
             cluster = self.cluster.as_deref(),
             upstream = self.upstream.map(tracing::field::display),
+            source = self.source,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,
             duration_ms = self.duration.as_secs_f64() * 1e3,

@@ -24,6 +24,10 @@ pub struct WorkerCounters {
     pub responses: [Counter; 5],
     /// Requests the validator refused.
     pub bad_requests: Counter,
+    /// Connections from their client's address, where their cluster wants it.
+    pub client_source: Counter,
+    /// From the node's instead, by the number of the reason.
+    pub node_source: [Counter; NODE_SOURCES],
     /// Connections handed to the kernel.
     pub handoff: HandoffCounters,
     /// Upstream connections opened for HTTP.
@@ -53,6 +57,9 @@ pub struct HandoffCounters {
     /// How long packets were held, of those handed off.
     pub holds: Histogram,
 }
+
+/// Reasons of [`WorkerCounters::node_source`].
+pub const NODE_SOURCES: usize = 6;
 
 /// Labels of [`HandoffCounters::not_yet`].
 pub const NOT_YET: [&str; 6] = [

@@ -246,10 +246,10 @@ impl World {
                 snat_port_min: first,
                 snat_port_max: (first + range - 1).min(65_535),
                 config_generation: random.u32(..9),
-                port_ranges: 0,
-                adopts_flows: 0,
-                _pad: 0,
+                client_mark: random.u32(..2),
+                handoff_port_max: random.u32(..65_536),
                 limits: random_limits(random),
+                ..Settings::NONE
             },
             slow_sends: random.bool(),
             services: Vec::new(),

@@ -10,7 +10,6 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,7 +17,7 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{Sleep, sleep},
 };
 
@@ -330,63 +329,6 @@ impl Handoff {
             }
         }
     }
-}
-
-/// A socket for a connection to `backend`, bound to a local end that no
-/// handed-off connection has. None when a few ports in a row are taken.
-///
-/// Nobody else can bind the port while the socket is open, and a connection is in
-/// the table before its socket is closed: so what is free once it is bound stays
-/// free.
-///
-/// # Errors
-/// Those of socket(2) and of `open`, which makes an unbound one.
-pub fn bound(
-    table: &Handoffs,
-    backend: SocketAddr,
-    open: impl Fn() -> io::Result<TcpSocket>,
-) -> io::Result<Option<TcpSocket>> {
-    // Which address the kernel would take: it says so of a socket that never
-    // sends.
-    let any: SocketAddr = match backend {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let asked = UdpSocket::bind(any)?;
-    asked.connect(backend)?;
-    let mut source = asked.local_addr()?;
-    let ports = table.ports();
-    let count = u32::from(*ports.end() - *ports.start()) + 1;
-    let first = random() % count;
-    let mut socket = open()?;
-    for offset in 0..PORT_TRIES.min(count) {
-        let port = u32::from(*ports.start()) + (first + offset) % count;
-        // Within a range of ports.
-        source.set_port(port as u16);
-        if table.is_taken(source, backend) || socket.bind(source).is_err() {
-            continue;
-        }
-        // Its last owner may have handed it off in between.
-        if !table.is_taken(source, backend) {
-            return Ok(Some(socket));
-        }
-        socket = open()?;
-    }
-    Ok(None)
-}
-
-/// Whether a connection from this port may be handed off.
-pub fn is_ours(table: &Handoffs, source: SocketAddr) -> bool {
-    table.ports().contains(&source.port())
-}
-
-/// Ports looked at for one connection.
-const PORT_TRIES: u32 = 16;
-
-/// A different number each time; no secret.
-fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish() as u32
 }
 
 /// Lets a connection to a backend send, and be sent, no longer segments than its

@@ -24,17 +24,23 @@ impl Datapath {
         let addresses: BTreeSet<IpAddr> = targets
             .map(|target| target.address.ip().to_canonical())
             .collect();
+        let clients = desired.client_endpoints.clone();
+        let asked = addresses.union(&clients).copied().collect();
         let pods: BTreeSet<u32> = self.attachments.pods().collect();
         let routes: HashMap<_, _> = self
             .routes
-            .reach(&mut self.netlink, &addresses, &pods)
+            .reach(&mut self.netlink, &asked, &pods)
             .map_err(netlink("look up routes to backends"))?;
-        let next_hops: BTreeSet<Place> = routes
-            .values()
-            .filter_map(|reach| match reach {
+        let next_hops: BTreeSet<Place> = addresses
+            .iter()
+            .filter_map(|ip| match routes.get(ip)? {
                 Reach::Out { next_hop, .. } => Some(*next_hop),
                 Reach::Local => None,
             })
+            .collect();
+        let client_routes = clients
+            .iter()
+            .filter_map(|ip| Some((*ip, *routes.get(ip)?)))
             .collect();
         let around = Surroundings {
             addresses: self.addresses.clone(),
@@ -65,6 +71,7 @@ impl Datapath {
         self.slow
             .set_next_hops(next_hops.iter().map(|(index, _)| *index).collect());
         self.keep_neighbours(next_hops);
+        self.keep_clients(&clients, &client_routes);
         Ok(Applied {
             operations: plan.ops.len(),
             services: self.state.services.len(),

@@ -46,6 +46,7 @@ use crate::{
 
 mod adopted;
 mod catch_up;
+mod clients;
 mod egress;
 mod handoffs;
 mod neighbours;
@@ -63,6 +64,7 @@ pub struct Datapath {
     maps: Maps,
     drops_by_interface: DropsByInterface,
     egress: Egress,
+    clients: clients::Clients,
     /// Where XDP does not lead.
     slow: egress::Slow,
     attachments: Attachments,
@@ -138,7 +140,9 @@ impl Datapath {
             config_generation: found.config_generation,
             port_ranges: found.port_ranges,
             adopts_flows: u32::from(config.shared_vips),
-            _pad: 0,
+            client_mark: found.client_mark,
+            handoff_port_min: u32::from(*config.handoff_ports.start()),
+            handoff_port_max: u32::from(*config.handoff_ports.end()),
             limits: config
                 .protection
                 .node_limits(found.limits.source_key, maps.counts.source_buckets()),
@@ -169,6 +173,7 @@ impl Datapath {
             maps,
             drops_by_interface,
             egress,
+            clients: clients::Clients::new(found.client_mark != 0),
             slow: egress::Slow::default(),
             attachments,
             netlink: Netlink::open().map_err(netlink("open a netlink socket"))?,
@@ -275,8 +280,8 @@ impl Datapath {
         // What a device does with redirected frames is not among the changes.
         if self.attachments.any_at_xdp() || self.slow.any() {
             self.keep_egress();
-            self.behind |= self.attachments.minds_slow() != self.slow.any();
         }
+        self.behind |= self.attachments.against_xdp() != self.against_xdp();
         if !self.behind {
             return Ok(false);
         }
@@ -390,9 +395,10 @@ impl Datapath {
         };
         let wanted = self.patterns.choose(&interfaces, &default_routes);
         let before: BTreeSet<String> = self.attachments.names().map(str::to_owned).collect();
+        let against = self.against_xdp();
         let (changed, failed) =
             self.attachments
-                .follow(&mut self.ebpf, &mut self.netlink, &wanted, self.slow.any());
+                .follow(&mut self.ebpf, &mut self.netlink, &wanted, against);
         if changed {
             let indices = self.attachments.indices();
             if let Err(error) = self.drops_by_interface.follow(&indices) {

@@ -27,7 +27,7 @@ use crate::{
         report::Proxied,
         serves::{NotInKernel, kernel_serves},
     },
-    model::{ForwardingMode, HashPolicy, ListenAddress, SourcePrefix, Transport},
+    model::{ForwardingMode, HashPolicy, ListenAddress, SourceAddress, SourcePrefix, Transport},
     snapshot::{BackendTarget, ListenKey, Service, Snapshot},
 };
 
@@ -50,6 +50,18 @@ pub struct Desired {
     /// Where connections of the agent go, that may be handed off: addresses of the
     /// endpoints of every cluster, in use or not.
     pub endpoints: BTreeSet<IpAddr>,
+    /// Those of them that are to see the addresses of clients.
+    pub client_endpoints: BTreeSet<IpAddr>,
+}
+
+/// The endpoints that are to see the addresses of clients, and take connections.
+pub fn client_endpoints(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let clusters = snapshot.clusters.values();
+    clusters
+        .filter(|cluster| cluster.source_address == SourceAddress::Client)
+        .flat_map(|cluster| cluster.endpoints.iter().chain(&cluster.down))
+        .map(|endpoint| endpoint.address.ip().to_canonical())
+        .collect()
 }
 
 impl From<&Snapshot> for Desired {
@@ -69,6 +81,7 @@ impl From<&Snapshot> for Desired {
                 })
                 .map(|address| address.ip().to_canonical())
                 .collect(),
+            client_endpoints: client_endpoints(snapshot),
         }
     }
 }

@@ -79,6 +79,7 @@ pub fn service(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     let to = walk.query.to;
     let Some(service) = walk.pinned.service(&walk.key)? else {
         walk.found("service", format!("{to}: not forwarded, left to the stack"));
+        reply(walk)?;
         return stack::pass(walk).map(Some);
     };
     walk.found(
@@ -97,6 +98,29 @@ pub fn service(walk: &mut Walk<'_>) -> Result<Option<Outcome>, DatapathError> {
     );
     walk.service = Some(service);
     Ok(None)
+}
+
+/// Whether it may be a reply to a connection that has its client's address.
+fn reply(walk: &mut Walk<'_>) -> Result<(), DatapathError> {
+    let settings = walk.pinned.settings()?;
+    let ports = settings.handoff_port_min..=settings.handoff_port_max;
+    let port = u32::from(u16::from_be(walk.key.dst_port_be));
+    let is_tcp = walk.query.to.transport == Transport::Tcp;
+    let at_tc = walk
+        .ingress
+        .as_ref()
+        .is_some_and(|ingress| !ingress.is_xdp());
+    if settings.client_mark != 0 && is_tcp && at_tc && ports.contains(&port) {
+        walk.found(
+            "reply",
+            format!(
+                "marked {:#x} and local if a connection of the agent has just these addresses, \
+                 one of its client's; taken for another's here",
+                settings.client_mark
+            ),
+        );
+    }
+    Ok(())
 }
 
 /// Which backend the ring has for the tuple.

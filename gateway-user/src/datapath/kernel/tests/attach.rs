@@ -26,7 +26,7 @@ fn attach(datapath: &mut Datapath, config: &DatapathConfig, mode: AttachMode) ->
     let wanted = BTreeMap::from([("wire0".to_owned(), (card, Role::Wire))]);
     let mut attachments = Attachments::new(Pins::new(&config.bpffs).links(), mode);
     let (changed, failed) =
-        attachments.follow(&mut datapath.ebpf, &mut datapath.netlink, &wanted, false);
+        attachments.follow(&mut datapath.ebpf, &mut datapath.netlink, &wanted, None);
     assert!(changed && failed.is_empty(), "{failed:?}");
     attachments.report().remove(0)
 }

@@ -51,7 +51,7 @@ fn what_another_agent_observed_is_taken_away_soon_and_its_own_is_not() {
     let Some(lab) = Lab::new() else { return };
     let config = lab.config();
     let mut first = run(Datapath::open(config.clone())).expect("to open");
-    let table = Arc::new(first.handoffs().expect("the maps"));
+    let table = Arc::new(first.handoffs(true).expect("the maps"));
     let observe = |port| table.observe(&relayed(port), 0, [0; 2]).expect("a slot");
     let (gone, draining) = (observe(51_000), observe(51_001));
     let (index, generation) = (0..first.maps.slots.len())
