@@ -213,10 +213,11 @@ const UNREACHED: [DropReason; 4] = [
     DropReason::NoSocket,
     DropReason::NewFlowFlood,
 ];
-/// Verdicts likewise.
-const UNGIVEN: [VerdictCounter; 4] = [
+/// Verdicts likewise; a reply is known by its socket, which random packets have not.
+const UNGIVEN: [VerdictCounter; 5] = [
     VerdictCounter::Steered,
     VerdictCounter::FlowAdopted,
     VerdictCounter::Challenged,
     VerdictCounter::Verified,
+    VerdictCounter::ClientReply,
 ];
