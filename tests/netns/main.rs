@@ -20,6 +20,7 @@ mod handoff_matrix;
 mod handoff_mtu;
 mod handoff_paths;
 mod handoff_peers;
+mod handoff_ports;
 mod handoff_protocols;
 mod handoff_proxy_header;
 mod handoff_records;

@@ -8,12 +8,8 @@ use std::{
     time::Duration,
 };
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use crate::{
     balance::{ActiveGuard, Balancer},
@@ -151,36 +147,57 @@ async fn dial(
     from: Option<IpAddr>,
 ) -> io::Result<(TcpStream, Option<Result<(), NotKept>>)> {
     let open = || {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
         set_options(&SockRef::from(&socket))?;
+        io::Result::Ok(socket)
+    };
+    let open_for_kernel = || {
+        let socket = open()?;
+        if let Some(handoff) = needs.handoff {
+            // Without it the connection may not fit; then it stays with the agent.
+            let _ = handoff::limit_mss(&socket, handoff.client);
+        }
         Ok(socket)
     };
     let own = from.map(|client| match needs.clients {
-        Some(clients) => clients.socket(client, address, open),
+        Some(clients) => clients.start(client, address, open_for_kernel),
         None => Err(NotKept::NoPrograms),
     });
-    let (bound, kept) = match own {
+    let (started, kept) = match own {
         Some(Ok(socket)) => (Some(socket), Some(Ok(()))),
         Some(Err(reason)) => (None, Some(Err(reason))),
         None => (None, None),
     };
-    let bound = match (bound, needs.handoff) {
+    let started = match (started, needs.handoff) {
         (None, Some(handoff)) => {
-            source::bound(handoff.table, source::of_node(address)?, address, open)?
+            let node = source::of_node(address)?;
+            source::start_from(handoff.table, node, address, open_for_kernel)?
         }
-        (bound, _) => bound,
+        (started, _) => started,
     };
-    let Some(socket) = bound else {
-        return Ok((open()?.connect(address).await?, kept));
+    let socket = match started {
+        Some(socket) => socket,
+        None => {
+            let socket = open()?;
+            source::start(&socket, address)?;
+            socket
+        }
     };
-    if let Some(handoff) = needs.handoff {
-        // Without it the connection may not fit; then it stays with the agent.
-        let _ = handoff::limit_mss(&socket, handoff.client);
+    Ok((connected(socket).await?, kept))
+}
+
+/// Waits for the end of connect(2).
+async fn connected(socket: Socket) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        None => Ok(stream),
+        Some(error) => Err(error),
     }
-    Ok((socket.connect(address).await?, kept))
 }
 
 /// What both sides of every connection have: no delay of small segments, and a

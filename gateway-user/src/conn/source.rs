@@ -10,8 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use socket2::SockRef;
-use tokio::net::TcpSocket;
+use socket2::Socket;
 
 use crate::{
     datapath::{
@@ -31,24 +30,24 @@ pub struct ClientAddresses {
 }
 
 impl ClientAddresses {
-    /// A socket for a connection of `client` to `backend`, bound to the client's
-    /// address. `open` makes an unbound one.
+    /// A socket that connects `client` to `backend` from the client's address, as
+    /// [`start_from`] does.
     ///
     /// # Errors
     /// Why the connection is to have the node's address.
-    pub fn socket(
+    pub fn start(
         &self,
         client: IpAddr,
         backend: SocketAddr,
-        open: impl Fn() -> io::Result<TcpSocket>,
-    ) -> Result<TcpSocket, NotKept> {
+        open: impl Fn() -> io::Result<Socket>,
+    ) -> Result<Socket, NotKept> {
         self.returning.keeps(client, backend.ip())?;
         let open = || {
             let socket = open()?;
             set_transparent(&socket, backend.is_ipv6())?;
             Ok(socket)
         };
-        match bound(&self.table, client.to_canonical(), backend, open) {
+        match start_from(&self.table, client.to_canonical(), backend, open) {
             Ok(Some(socket)) => Ok(socket),
             Ok(None) => Err(NotKept::NoPort),
             Err(error) => {
@@ -61,9 +60,9 @@ impl ClientAddresses {
 
 /// Lets a socket be bound to an address that is not the node's (ip(7),
 /// IP_TRANSPARENT; ipv6(7)). Takes CAP_NET_ADMIN or CAP_NET_RAW.
-fn set_transparent(socket: &TcpSocket, is_ipv6: bool) -> io::Result<()> {
+fn set_transparent(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
     if !is_ipv6 {
-        return SockRef::from(socket).set_ip_transparent_v4(true);
+        return socket.set_ip_transparent_v4(true);
     }
     let one: libc::c_int = 1;
     // SAFETY: the descriptor is the socket's, which lives, and the pointer and the
@@ -100,40 +99,58 @@ pub fn of_node(backend: SocketAddr) -> io::Result<IpAddr> {
     Ok(asked.local_addr()?.ip())
 }
 
-/// A socket for a connection from the address `source` to `backend`, bound to a
-/// local end that no handed-off connection has. None when a few ports in a row are
-/// taken.
+/// A socket that connects to `backend` from the address `source` and a port that no
+/// handed-off connection to it has. None when a few ports in a row are taken. `open`
+/// makes an unbound one that does not block.
 ///
-/// Nobody else can bind the port while the socket is open, and a connection is in
-/// the table before its socket is closed: so what is free once it is bound stays
-/// free.
+/// Connections to different backends share ports (SO_REUSEADDR, socket(7)), and the
+/// kernel refuses one that the same backend knows from an open socket or one that
+/// has just ended. The table is asked once more when the port is had: a connection
+/// is in it before its socket is closed, so what is free then stays free.
 ///
 /// # Errors
-/// Those of `open`, which makes an unbound one.
-pub fn bound(
+/// Those of `open`, of connect(2).
+pub fn start_from(
     table: &Handoffs,
     source: IpAddr,
     backend: SocketAddr,
-    open: impl Fn() -> io::Result<TcpSocket>,
-) -> io::Result<Option<TcpSocket>> {
+    open: impl Fn() -> io::Result<Socket>,
+) -> io::Result<Option<Socket>> {
     let ports = table.ports();
     let count = u32::from(*ports.end() - *ports.start()) + 1;
     let first = random() % count;
-    let mut socket = open()?;
     for offset in 0..PORT_TRIES.min(count) {
         let port = u32::from(*ports.start()) + (first + offset) % count;
         // Within a range of ports.
         let source = SocketAddr::new(source, port as u16);
-        if table.is_taken(source, backend) || socket.bind(source).is_err() {
+        if table.is_taken(source, backend) {
             continue;
         }
-        // Its last owner may have handed it off in between.
-        if !table.is_taken(source, backend) {
-            return Ok(Some(socket));
+        let socket = open()?;
+        socket.set_reuse_address(true)?;
+        if socket.bind(&source.into()).is_err() {
+            continue;
         }
-        socket = open()?;
+        match start(&socket, backend) {
+            Ok(()) if !table.is_taken(source, backend) => return Ok(Some(socket)),
+            // Its last owner has handed it off in between.
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(None)
+}
+
+/// Begins to connect a socket that does not block.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn start(socket: &Socket, backend: SocketAddr) -> io::Result<()> {
+    match socket.connect(&backend.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        result => result,
+    }
 }
 
 /// Counts whose address a connection came from, where its cluster wants its client's.
