@@ -67,23 +67,15 @@ mod tests {
     use crate::{
         addr::Addr16,
         flow::{FlowKey, PROTOCOL_TCP},
-        guard::NodeLimits,
         settings::Settings,
     };
 
     fn settings(ports: u32) -> Settings {
         Settings {
             hash_seed: 7,
-            flow_slots: 0,
             snat_port_min: 61_000,
             snat_port_max: 61_000 + ports - 1,
-            config_generation: 0,
-            port_ranges: 0,
-            adopts_flows: 0,
-            client_mark: 0,
-            handoff_port_min: 0,
-            handoff_port_max: 0,
-            limits: NodeLimits::NONE,
+            ..Settings::NONE
         }
     }
 

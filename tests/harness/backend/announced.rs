@@ -3,8 +3,8 @@
 //! apart by itself (haproxy.org, doc/proxy-protocol.txt).
 
 use std::{
-    io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::Read,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex,
@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{lab::Lab, netns::Netns};
+use crate::{backend::echo::echo, lab::Lab, netns::Netns};
 
 /// Section 2.2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -219,20 +219,6 @@ impl Drop for Announced {
             libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR);
         }
     }
-}
-
-fn echo(mut stream: TcpStream, greeting: &str) {
-    let mut buffer = [0; 16 * 1024];
-    if stream.write_all(greeting.as_bytes()).is_err() {
-        return;
-    }
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        if stream.write_all(&buffer[..count]).is_err() {
-            return;
-        }
-    }
-    // Failing means that the client is gone already.
-    let _ = stream.shutdown(Shutdown::Write);
 }
 
 #[cfg(test)]

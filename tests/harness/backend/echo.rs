@@ -82,7 +82,8 @@ impl Drop for Echo {
     }
 }
 
-fn echo(mut stream: TcpStream, greeting: &str) {
+/// Greets, and returns what comes until its end.
+pub(super) fn echo(mut stream: TcpStream, greeting: &str) {
     let mut buffer = [0; 16 * 1024];
     if stream.write_all(greeting.as_bytes()).is_err() {
         return;

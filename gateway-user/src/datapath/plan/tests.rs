@@ -10,7 +10,7 @@ use std::{
 use gateway_common::{
     addr::Addr16,
     backend::{Backend, FORWARD_SNAT, NO_BACKEND},
-    guard::{Guard, NodeLimits},
+    guard::Guard,
     service::RING_CHUNK_IDS,
     settings::Settings,
     steer::SteerValue,
@@ -33,13 +33,7 @@ pub(super) const SETTINGS: Settings = Settings {
     flow_slots: 16,
     snat_port_min: 61_000,
     snat_port_max: 65_535,
-    config_generation: 0,
-    port_ranges: 0,
-    adopts_flows: 0,
-    client_mark: 0,
-    handoff_port_min: 0,
-    handoff_port_max: 0,
-    limits: NodeLimits::NONE,
+    ..Settings::NONE
 };
 
 fn destination(port: u16) -> Destination {
